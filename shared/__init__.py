@@ -1,0 +1,1 @@
+"""What every process needs: nothing in here knows about `api`, `worker` or `ops`."""

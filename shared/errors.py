@@ -1,0 +1,80 @@
+"""
+Errors moonwake raises on purpose, and what the caller does about each.
+
+* MoonwakeError
+  * SettingsError        a setting is missing or wrong -> print it, do not start
+  * InvalidField         a request or entry breaks a rule -> 400, or a dead letter
+  * Unavailable          a store cannot serve now -> 503 with Retry-After
+    * AppendRefused      Redis refused or did not answer an append
+    * Closed             the shard is above its high-water mark
+    * StoreDown          MySQL or Redis cannot be read
+  * CheckpointMoved      another worker is ahead on this shard -> abandon the batch, reload
+  * StoredRecordIsNewer  a folded batch met a newer stored record -> read it again, unfolded
+  * DataRefused          MySQL refused a value of the batch -> bisect to the entry
+  * Transient            MySQL failed in a way that passes -> try again
+  * ShardStopped         refusals pile up: our fault, not the data's -> stop and say so
+  * SchemaError          the database's schema is not this program's -> do not start
+"""
+
+from __future__ import annotations
+
+
+class MoonwakeError(Exception):
+    """Base of every error in this module."""
+
+
+class SettingsError(MoonwakeError):
+    """One or more settings are missing or wrong; the message names each."""
+
+
+class InvalidField(MoonwakeError):
+    """A value breaks a rule: *field* is its path, *allowed* says what would pass.
+
+    *error* is the text real front ends know (facts section 5).
+    """
+
+    def __init__(self, error: str, field: str, allowed: str) -> None:
+        super().__init__(f"{error}: {field}, allowed: {allowed}")
+        self.error = error
+        self.field = field
+        self.allowed = allowed
+
+
+class Unavailable(MoonwakeError):
+    """A store cannot serve now; the client may try again."""
+
+
+class AppendRefused(Unavailable):
+    """Redis refused the append, or its answer did not come in time."""
+
+
+class Closed(Unavailable):
+    """The shard's lag is above the high-water mark."""
+
+
+class StoreDown(Unavailable):
+    """A store could not be reached or answered with an error that passes."""
+
+
+class CheckpointMoved(MoonwakeError):
+    """The shard's checkpoint row is not where this worker left it."""
+
+
+class StoredRecordIsNewer(MoonwakeError):
+    """A key's stored record is newer than the first of several saves folded over it."""
+
+
+class DataRefused(MoonwakeError):
+    """MySQL refused a value of the batch for what it is; the same batch would fail again."""
+
+
+class Transient(MoonwakeError):
+    """MySQL failed in a way that passes: lock wait, deadlock, lost connection, read-only."""
+
+
+class ShardStopped(MoonwakeError):
+    """MySQL refuses so much of a batch that the fault must be ours."""
+
+
+class SchemaError(MoonwakeError):
+    """The database's schema is not the one this program was built for."""

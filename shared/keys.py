@@ -1,0 +1,69 @@
+"""
+The names of every Redis key; no other module spells one.
+
+What one append touches shares a hash tag, the shard, so that one script may
+change it together, on a cluster too (architecture section 4).
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+#: Overlay field of a pending clear. Record fields always contain "+", this does not.
+CLEAR_FIELD = b"clear"
+#: Field a cached hash always holds, so that "no records" can be cached too.
+MARKER_FIELD = b"cached"
+
+
+def shard_of(username: str, shards: int) -> int:
+    """CRC-32 of the UTF-8 name modulo the shard count: one user, one shard, one order."""
+    return zlib.crc32(username.encode()) % shards
+
+
+@dataclass(frozen=True, slots=True)
+class UserKeys:
+    """The keys of one user's play records."""
+
+    cached: str
+    pending: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key names under one prefix (setting KEY_PREFIX)."""
+
+    prefix: str
+
+    def stream(self, stream: str, shard: int) -> str:
+        return f"{self.prefix}{{{shard}}}:{stream}"
+
+    def checkpoint(self, stream: str, shard: int) -> str:
+        """The published copy of the checkpoint row. `plays` owns the plain name."""
+        name = "checkpoint" if stream == "plays" else f"{stream}:checkpoint"
+        return f"{self.prefix}{{{shard}}}:{name}"
+
+    def closed(self, stream: str, shard: int) -> str:
+        """Set while the shard is above its high-water mark."""
+        return f"{self.prefix}{{{shard}}}:{stream}:closed"
+
+    def lease(self, stream: str, shard: int) -> str:
+        return f"{self.prefix}{{{shard}}}:{stream}:lease"
+
+    def play_records(self, shard: int, username: str) -> UserKeys:
+        cached = f"{self.prefix}{{{shard}}}:user:{username}:play_records"
+        return UserKeys(cached, f"{cached}:pending", f"{cached}:version")
+
+    @property
+    def shard_count(self) -> str:
+        """The shard count, fixed at first start."""
+        return f"{self.prefix}shards"
+
+    @property
+    def workers(self) -> str:
+        """Hash of live worker processes: id -> JSON."""
+        return f"{self.prefix}workers"
+
+    def arq_queue(self, name: str) -> str:
+        return f"{self.prefix}arq:{name}"
