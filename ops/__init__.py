@@ -1,0 +1,1 @@
+"""What an operator types: the command line, and the local stack it can run."""
