@@ -1,0 +1,1 @@
+"""Numbered forward-only SQL and what applies it: `python -m schema`."""
