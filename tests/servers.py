@@ -1,0 +1,116 @@
+"""The servers of a test session: real, private, in a directory that goes away with them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from ops.mysql_server import Account, MysqlServer
+from ops.programs import MysqlProgram, find_mysql, find_real_mysql
+from ops.redis_server import RedisServer
+from shared.settings import Settings, from_env
+
+#: A test user may create databases, kill connections and read every counter.
+ACCOUNT = Account(user="tester", password="tester-secret", database="moonwake", everything=True)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnServers:
+    """A pair of servers whose tests may kill, freeze and restart them.
+
+    `settings` name a database of theirs that holds the whole schema and no events.
+    """
+
+    mysql: MysqlServer
+    redis: RedisServer
+    settings: Settings
+
+
+def mysql_program() -> MysqlProgram:
+    """MariaDB, or with MOONWAKE_TEST_SERVER=mysql the real MySQL that `make test-mysql` found."""
+    if os.environ.get("MOONWAKE_TEST_SERVER", "mariadb") == "mysql":
+        return find_real_mysql(os.environ.get("MOONWAKE_MYSQL_ROOT"))
+    return find_mysql()
+
+
+@contextmanager
+def running_mysql() -> Iterator[MysqlServer]:
+    """A database server with an empty data directory, stopped and removed at the end."""
+    program = mysql_program()
+    with _short_directory(program.root) as directory:
+        server = MysqlServer(
+            directory,
+            ACCOUNT,
+            program=program,
+            buffer_pool_mib=128,
+            death_signal=signal.SIGKILL,
+        )
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()  # its data goes away anyway
+
+
+@contextmanager
+def running_redis(appendfsync: str = "everysec") -> Iterator[RedisServer]:
+    """An empty Redis, stopped and removed at the end."""
+    with _short_directory() as directory:
+        server = RedisServer(directory, appendfsync=appendfsync, death_signal=signal.SIGKILL)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()  # its data goes away anyway
+
+
+@contextmanager
+def _short_directory(root: Path | None = None) -> Iterator[Path]:
+    """A temporary directory whose path leaves room for a unix socket's name (107 bytes)."""
+    parent = root / "tmp" if root else Path(tempfile.gettempdir())
+    if len(os.fsencode(parent)) > 70:
+        parent = Path("/tmp")
+    directory = Path(tempfile.mkdtemp(prefix="mw-", dir=parent))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def settings_for(mysql: MysqlServer, redis: RedisServer, database: str) -> Settings:
+    """Settings of a site whose owner is admin, with two shards, on these servers."""
+    return from_env(
+        {
+            "MYSQL_HOST": "127.0.0.1",
+            "MYSQL_PORT": str(mysql.port),
+            "MYSQL_USER": mysql.account.user,
+            "MYSQL_PASSWORD": mysql.account.password,
+            "MYSQL_DATABASE": database,
+            "REDIS_URL": redis.url,
+            "USERNAME": "admin",
+            "PASSWORD": "secret",
+            "SHARDS": "2",
+        }
+    )
+
+
+def to_environ(settings: Settings) -> dict[str, str]:
+    """The environment of a child process that is to have these settings."""
+    known = {name: str(getattr(settings, name)) for name in Settings.__dataclass_fields__}
+    fields = Settings.__dataclass_fields__
+    variables = {fields[name].metadata["variable"]: value for name, value in known.items()}
+    return {"PATH": os.environ.get("PATH", os.defpath), **variables}
+
+
+async def empty_redis(server: RedisServer) -> None:
+    """Remove every key."""
+    async with Redis.from_url(server.url) as redis:
+        await redis.flushall()
