@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import asyncmy
 from asyncmy.cursors import Cursor
+from asyncmy.errors import OperationalError
 
 from ops.mysql_server import MysqlServer
 from ops.redis_server import RedisServer
@@ -20,6 +21,7 @@ SCHEMA = "moonwake_schema"
 BASELINE = "moonwake_baseline"
 #: Rows from which emptying a table by TRUNCATE is quicker than by DELETE.
 MANY_ROWS = 2_000
+NO_SUCH_SESSION = 1094
 
 
 @asynccontextmanager
@@ -125,14 +127,15 @@ async def _count(cursor: Cursor, tables: list[str]) -> dict[str, int]:
 
 async def _end_other_sessions(cursor: Cursor, database: str) -> None:
     """Close what a test left open: its transaction would block the clean-up for ever."""
-    await cursor.execute("SELECT CONNECTION_ID()")
-    ((own,),) = await cursor.fetchall()
-    await cursor.execute("SHOW PROCESSLIST")
-    others = [row[0] for row in await cursor.fetchall() if row[3] == database and row[0] != own]
-    for other in others:
-        # It may be gone by now, which is error 1094.
+    # MySQL deprecates the information_schema's list, MariaDB has no other.
+    mariadb = "MariaDB" in cursor.connection.get_server_info()
+    home = "information_schema" if mariadb else "performance_schema"
+    await cursor.execute(
+        f"SELECT id FROM {home}.processlist WHERE db = %s AND id <> CONNECTION_ID()", (database,)
+    )
+    for (session,) in await cursor.fetchall():
         try:
-            await cursor.execute(f"KILL {other}")
-        except asyncmy.errors.OperationalError as error:
-            if error.args[0] != 1094:
+            await cursor.execute(f"KILL {session}")
+        except OperationalError as error:
+            if error.args[0] != NO_SUCH_SESSION:  # it went by itself meanwhile
                 raise
