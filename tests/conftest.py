@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 
@@ -20,6 +22,29 @@ from shared.connections import Pool, open_mysql, open_redis
 from shared.settings import Settings
 from tests.databases import SchemaDatabase, empty_database
 from tests.servers import OwnServers, empty_redis, running_mysql, running_redis, settings_for
+
+#: Folders of tests, quick ones first, each with the marker its tests get.
+FOLDERS = {"unit": None, "integration": "integration", "e2e": "e2e", "faults": "e2e"}
+
+# A busy machine is no failure: nothing here is judged by how long it took.
+hypothesis.settings.register_profile(
+    "moonwake", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("moonwake")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first, and the marker of each test's folder."""
+    order = list(FOLDERS)
+    items.sort(key=lambda item: order.index(_folder(item)))
+    for item in items:
+        if marker := FOLDERS[_folder(item)]:
+            item.add_marker(marker)
+
+
+def _folder(item: pytest.Item) -> str:
+    """The folder right under tests/ that *item* lies in."""
+    return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
 @dataclass(frozen=True, slots=True)
