@@ -1,0 +1,33 @@
+# Every target does its own set-up. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check test-mysql bench lock
+
+bin := .venv/bin
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+setup: ## build .venv, find or install the servers (as root by apt-get)
+	@sh ops/setup.sh
+
+run: setup ## start everything on this machine: MariaDB, Redis, web, two workers
+	@exec $(bin)/moonwake up
+
+test: check ## every check and every test, on MariaDB
+	$(bin)/pytest -q
+
+check: setup ## the checks alone: ruff, formatting, types, import direction
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/lint-imports
+
+test-mysql: setup ## the integration tests on real MySQL, installed below .servers/
+	sh ops/mysql.sh $(bin)/pytest -q -m integration
+
+bench: ## measure against peers and limits (a table and bench/results/latest.json)
+	@sh ops/setup.sh bench
+	$(bin)/python -m bench
+
+lock: setup ## regenerate requirements.txt and requirements-dev.txt from pyproject.toml
+	sh ops/lock.sh

@@ -1,0 +1,63 @@
+#!/bin/sh
+# Finds or makes a real MySQL server (Debian 12 has only MariaDB) and runs a command with
+# MOONWAKE_MYSQL_ROOT naming its chroot directory (empty: mysqld is on PATH).
+# Where none can be had it says so and ends with 0 without running the command.
+set -eu
+cd "$(dirname "$0")/.."
+PATH="$PATH:/usr/sbin:/usr/local/sbin"
+made=.servers/mysql
+
+say() { printf '%s\n' "moonwake test-mysql: $*" >&2; }
+skip() {
+    say "******************************************************************"
+    say "SKIPPED: nothing was tested on MySQL, only on MariaDB."
+    say "$*"
+    say "******************************************************************"
+    exit 0
+}
+
+is_mysql() { [ -x "$1/usr/sbin/mysqld" ] && chroot "$1" /usr/sbin/mysqld --version >/dev/null 2>&1; }
+
+on_path() { mysqld --version 2>/dev/null | grep -qv -i mariadb; }
+
+bootstrap() {
+    rm -rf "$1"
+    mkdir -p "$1"
+    chmod 755 "$1"
+    debootstrap --variant=minbase --include=mysql-server-core,mysql-client-core sid "$1" \
+        >"$1.log" 2>&1
+}
+
+make_root() {
+    [ "$(id -u)" = 0 ] || skip "MySQL is installed by debootstrap, which needs root." \
+        "(MOONWAKE_MYSQL_ROOT=DIR names a chroot directory with a MySQL server.)"
+    command -v debootstrap >/dev/null || {
+        export DEBIAN_FRONTEND=noninteractive
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap; } \
+            >/dev/null 2>&1 || skip "debootstrap could not be installed."
+    }
+    mkdir -p .servers
+    fresh="$PWD/.servers/mysql.$$"
+    trap 'rm -rf "$fresh"' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    say "installing MySQL into $made (about 650 MB, half a minute)"
+    bootstrap "$fresh" || { say "trying once more"; bootstrap "$fresh"; } ||
+        skip "debootstrap failed twice; it ends: $(tail -n 3 "$fresh.log")"
+    is_mysql "$fresh" || skip "the installed MySQL does not run on this machine."
+    rm -rf "$made"
+    mv "$fresh" "$made"
+    rm -f "$fresh.log"
+    trap - EXIT INT TERM
+}
+
+if [ -n "${MOONWAKE_MYSQL_ROOT:-}" ]; then
+    is_mysql "$MOONWAKE_MYSQL_ROOT" || { say "$MOONWAKE_MYSQL_ROOT has no MySQL that runs"; exit 1; }
+elif on_path; then
+    MOONWAKE_MYSQL_ROOT=
+else
+    is_mysql "$made" || make_root
+    MOONWAKE_MYSQL_ROOT="$PWD/$made"
+fi
+export MOONWAKE_MYSQL_ROOT MOONWAKE_TEST_SERVER=mysql
+exec "$@"
