@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ops.files import write_private
 from ops.programs import Flavour, MysqlProgram, ProgramMissing, find, find_mysql
-from ops.redis_server import write_private
 from ops.servers import Server, ServerFailed
 
 CONFIG = """\
@@ -40,7 +39,7 @@ USERS = """\
 CREATE DATABASE IF NOT EXISTS `{database}` CHARACTER SET utf8mb4;
 CREATE USER IF NOT EXISTS '{user}'@'%' IDENTIFIED BY '{password}';
 ALTER USER '{user}'@'%' IDENTIFIED BY '{password}';
-GRANT ALL ON {scope} TO '{user}'@'%';
+GRANT ALL ON {scope} TO '{user}'@'%' {option};
 """
 
 
@@ -60,8 +59,6 @@ class MysqlServer(Server):
     The redo log is as large as the buffer pool: enough not to throttle long writes.
     """
 
-    name = "mysql"
-
     def __init__(
         self,
         directory: Path,
@@ -71,7 +68,7 @@ class MysqlServer(Server):
         buffer_pool_mib: int = 256,
         **options: Any,
     ) -> None:
-        super().__init__(directory, **options)
+        super().__init__("mysql", directory, **options)
         self.program = program or find_mysql()
         self.account = account
         self._buffer_pool_mib = buffer_pool_mib
@@ -86,7 +83,7 @@ class MysqlServer(Server):
         write_private(self._users, self._users_sql())
         text = (CONFIG + FLAVOUR_CONFIG[self.program.flavour]).format(
             port=self.port,
-            socket=self._inside(self.socket),
+            socket=self.socket.name,
             data=self._inside(self.data),
             users=self._inside(self._users),
             # Where files may be read from: nowhere. Each server has its own word for it.
@@ -102,9 +99,7 @@ class MysqlServer(Server):
 
     def answers(self) -> bool:
         """It greets clients (protocol version 10), which it does after the recovery."""
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(1)
-            client.connect(str(self.socket))
+        with contextlib.suppress(OSError), self.connected() as client:
             greeting = client.recv(5)
             return len(greeting) == 5 and greeting[4] == 10
         return False
@@ -113,7 +108,11 @@ class MysqlServer(Server):
         account = self.account
         scope = "*.*" if account.everything else f"`{account.database}`.*"
         return USERS.format(
-            database=account.database, user=account.user, password=account.password, scope=scope
+            database=account.database,
+            user=account.user,
+            password=account.password,
+            scope=scope,
+            option="WITH GRANT OPTION" if account.everything else "",
         )
 
     @property

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
+from ops.files import write_private
 from ops.programs import find_redis
 from ops.servers import Server
 
@@ -15,9 +14,9 @@ CONFIG = """\
 # Written at every start; change it in the program, not here.
 bind 127.0.0.1
 port {port}
-unixsocket "{socket}"
-unixsocketperm 700
 dir "{data}"
+unixsocket {socket}
+unixsocketperm 700
 daemonize no
 appendonly yes
 appendfsync {appendfsync}
@@ -29,8 +28,6 @@ maxmemory-policy noeviction
 class RedisServer(Server):
     """Redis or Valkey on its own directory; *password* also guards the unix socket."""
 
-    name = "redis"
-
     def __init__(
         self,
         directory: Path,
@@ -39,7 +36,7 @@ class RedisServer(Server):
         appendfsync: str = "everysec",
         **options: Any,
     ) -> None:
-        super().__init__(directory, **options)
+        super().__init__("redis", directory, **options)
         self.password = password
         self.appendfsync = appendfsync
         self._config = directory / "redis.conf"
@@ -53,7 +50,7 @@ class RedisServer(Server):
     def prepare(self) -> None:
         self.data.mkdir(exist_ok=True)
         text = CONFIG.format(
-            port=self.port, socket=self.socket, data=self.data, appendfsync=self.appendfsync
+            port=self.port, socket=self.socket.name, data=self.data, appendfsync=self.appendfsync
         )
         if self.password:
             text += f"requirepass {self.password}\n"
@@ -65,18 +62,7 @@ class RedisServer(Server):
 
     def answers(self) -> bool:
         """It answers PING when the append-only file is loaded (-LOADING before)."""
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(1)
-            client.connect(str(self.socket))
+        with contextlib.suppress(OSError), self.connected() as client:
             client.sendall(b"PING\r\n")
             return client.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         return False
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace *path* by *text* in one step, readable by its owner alone."""
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    fresh.replace(path)

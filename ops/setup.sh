@@ -36,7 +36,9 @@ install_packages() {
     [ "$(id -u)" = 0 ] || fail "this machine lacks $*. Type: sudo apt-get update && sudo $line"
     say "installing $*"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq && $line -qq >&2 || fail "could not run: $line"
+    told="$(mktemp)"
+    { apt-get update && $line; } >"$told" 2>&1 || { cat "$told" >&2; fail "could not run: $line"; }
+    rm -f "$told"
 }
 
 build_venv() {

@@ -1,0 +1,192 @@
+"""
+A process of ours: started, watched and ended by its own pid, gone when its owner is.
+
+Whatever killed it or its owner, `launch` on the same directory works: a stale pid
+file is recognised, a process left over is ended first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from shared.errors import MoonwakeError
+
+POLL_S = 0.02
+#: A log longer than this is set aside (NAME.log.1) when its process starts.
+LOG_MAX_BYTES = 16 * 1024 * 1024
+PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ProcessFailed(MoonwakeError):
+    """A process did not start or stop; the message says where to look."""
+
+
+def wait_until(met: Callable[[], bool], timeout_s: float) -> bool:
+    """Poll *met* until it is true or *timeout_s* has passed; say which."""
+    deadline = time.monotonic() + timeout_s
+    while not met():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def started_at(pid: int) -> str | None:
+    """The start time of process *pid* in clock ticks: tells it from a later one of that pid.
+
+    None when there is no such process (a zombie counts as none).
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+class PidFile:
+    """Names a running process so that a later program can find it and be sure it is that one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, pid: int) -> None:
+        self.path.write_text(f"{pid} {started_at(pid)}\n")
+
+    def running(self) -> int | None:
+        """The pid, if that very process still runs; None for a stale or damaged file."""
+        try:
+            pid, _, start = self.path.read_text().strip().partition(" ")
+            alive = started_at(int(pid)) == start
+        except (OSError, ValueError):
+            return None
+        return int(pid) if alive and start else None
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+class Process:
+    """One child process with its log and pid file in *directory*.
+
+    When this program dies, however it does, the kernel sends the child *death_signal*.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        *,
+        argv: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        death_signal: signal.Signals = signal.SIGTERM,
+    ) -> None:
+        self.name = name
+        self.directory = directory
+        self.log = log or directory / f"{name}.log"
+        self.pid_file = PidFile(directory / f"{name}.pid")
+        self.exit_status: int | None = None
+        self._argv = list(argv)
+        self._environ = environ
+        self._death_signal = death_signal
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def prepare(self) -> None:
+        """What has to be done before each start; nothing here."""
+
+    def command(self) -> tuple[str, list[str]]:
+        """(program, arguments) that run it in the foreground."""
+        return self._argv[0], self._argv
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        if self._process is None:
+            return self.pid_file.running()
+        self.exit_status = self._process.poll()
+        return self._process.pid if self.exit_status is None else None
+
+    def launch(self) -> None:
+        """Start it without waiting; ends a process left over on this directory first."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if self.pid is not None:
+            self.stop(timeout_s=30)
+        self.prepare()
+        if self.log.exists() and self.log.stat().st_size > LOG_MAX_BYTES:
+            self.log.replace(self.log.with_name(f"{self.log.name}.1"))
+        program, argv = self.command()
+        with self.log.open("ab") as log:
+            # Its own session: Ctrl-C in the terminal is for the owner, who stops us in order.
+            self._process = subprocess.Popen(
+                argv,
+                executable=program,
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent(self._death_signal),  # noqa: PLW1509 -- only prctl
+            )
+        self.pid_file.write(self._process.pid)
+
+    def terminate(self) -> None:
+        """Ask it to stop (SIGTERM), without waiting."""
+        self.resume()
+        self._signal(signal.SIGTERM)
+
+    def stop(self, timeout_s: float = 60.0) -> None:
+        """SIGTERM and wait; raises `ProcessFailed` if it still runs after *timeout_s*."""
+        self.terminate()
+        if not wait_until(lambda: self.pid is None, timeout_s):
+            raise ProcessFailed(f"{self.name} (pid {self.pid}) did not stop in {timeout_s:.0f} s")
+        self._forget()
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would end it, and wait until it is gone."""
+        self._signal(signal.SIGKILL)
+        wait_until(lambda: self.pid is None, 60)
+        self._forget()
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP): connections stay open and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen process go on."""
+        self._signal(signal.SIGCONT)
+
+    def tail(self, lines: int = 15) -> str:
+        """The end of its log."""
+        if not self.log.exists():
+            return "(no log)"
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def _signal(self, number: signal.Signals) -> None:
+        if (pid := self.pid) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _forget(self) -> None:
+        self._process = None
+        self.pid_file.remove()
+
+
+def _die_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
+    parent = os.getpid()
+
+    def in_child() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, death_signal)
+        if os.getppid() != parent:  # it died before the call above
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return in_child
