@@ -45,7 +45,7 @@ def mysql_program() -> MysqlProgram:
 def running_mysql() -> Iterator[MysqlServer]:
     """A database server with an empty data directory, stopped and removed at the end."""
     program = mysql_program()
-    with _temporary_directory(program.root) as directory:
+    with temporary_directory(program.root) as directory:
         server = MysqlServer(
             directory,
             ACCOUNT,
@@ -63,7 +63,7 @@ def running_mysql() -> Iterator[MysqlServer]:
 @contextmanager
 def running_redis(appendfsync: str = "everysec") -> Iterator[RedisServer]:
     """An empty Redis, stopped and removed at the end."""
-    with _temporary_directory() as directory:
+    with temporary_directory() as directory:
         server = RedisServer(directory, appendfsync=appendfsync, death_signal=signal.SIGKILL)
         server.start()
         try:
@@ -73,7 +73,7 @@ def running_redis(appendfsync: str = "everysec") -> Iterator[RedisServer]:
 
 
 @contextmanager
-def _temporary_directory(root: Path | None = None) -> Iterator[Path]:
+def temporary_directory(root: Path | None = None) -> Iterator[Path]:
     """A directory for a server, inside the chroot *root* if it runs in one."""
     directory = Path(tempfile.mkdtemp(prefix="moonwake-", dir=root / "tmp" if root else None))
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -18,9 +17,18 @@ from ops.processes import started_at, wait_until
 from ops.redis_server import RedisServer
 from ops.servers import ServerFailed, free_port, is_free
 from tests.databases import admin
-from tests.servers import ACCOUNT, OwnServers, mysql_program
+from tests.servers import ACCOUNT, OwnServers, mysql_program, temporary_directory
 
 pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(name="new_mysql")
+def _new_mysql() -> Iterator[MysqlServer]:
+    program = mysql_program()
+    with temporary_directory(program.root) as directory:
+        server = MysqlServer(directory, ACCOUNT, program=program, death_signal=signal.SIGKILL)
+        yield server
+        server.kill()
 
 
 @pytest.fixture(name="redis_here")
@@ -171,37 +179,31 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(redis_here: RedisSe
         redis_here.start()
 
 
-def test_a_half_initialised_data_directory_is_made_anew(tmp_path: Path) -> None:
+def test_a_half_initialised_data_directory_is_made_anew(new_mysql: MysqlServer) -> None:
     """A first start that was killed half way leaves nothing that a second one trips over."""
-    server = _mysql_in(tmp_path)
-    (server.directory / "data.new" / "mysql").mkdir(parents=True)
+    (new_mysql.directory / "data.new" / "mysql").mkdir(parents=True)
 
-    server.start()
+    new_mysql.start()
 
-    try:
-        assert server.answers()
-        assert not (server.directory / "data.new").exists()
-    finally:
-        _remove(server)
+    assert new_mysql.answers()
+    assert not (new_mysql.directory / "data.new").exists()
 
 
-def test_a_data_directory_of_unknown_origin_is_refused(tmp_path: Path) -> None:
+def test_a_data_directory_of_unknown_origin_is_refused(new_mysql: MysqlServer) -> None:
     """A database that moonwake did not make is never touched, and the message names it."""
-    server = _mysql_in(tmp_path)
-    server.data.mkdir(parents=True)
+    new_mysql.data.mkdir()
 
     with pytest.raises(ServerFailed, match="was not made by moonwake"):
-        server.start()
+        new_mysql.start()
 
 
-def test_a_data_directory_of_the_other_database_is_refused(tmp_path: Path) -> None:
+def test_a_data_directory_of_the_other_database_is_refused(new_mysql: MysqlServer) -> None:
     """MariaDB never opens MySQL's files, nor the reverse: the message says what to do."""
-    server = _mysql_in(tmp_path)
-    server.data.mkdir(parents=True)
-    (server.data / "moonwake-flavour").write_text("another")
+    new_mysql.data.mkdir()
+    (new_mysql.data / "moonwake-flavour").write_text("another")
 
     with pytest.raises(ServerFailed, match="belongs to another"):
-        server.start()
+        new_mysql.start()
 
 
 def test_no_path_is_too_long_for_the_unix_socket(tmp_path: Path) -> None:
@@ -255,16 +257,3 @@ def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     owner.wait()
 
     assert wait_until(lambda: started_at(pid) is None, 30)
-
-
-def _mysql_in(tmp_path: Path) -> MysqlServer:
-    """A server not started yet, inside the chroot if the program needs one."""
-    program = mysql_program()
-    directory = tmp_path if program.root is None else program.root / "tmp" / f"mw-{os.getpid()}"
-    directory.mkdir(exist_ok=True)
-    return MysqlServer(directory, ACCOUNT, program=program, death_signal=signal.SIGKILL)
-
-
-def _remove(server: MysqlServer) -> None:
-    server.kill()
-    subprocess.run(["rm", "-rf", str(server.directory)], check=True)
