@@ -16,7 +16,7 @@ from shared.connections import MySQLError
 from shared.errors import SchemaError, SettingsError, Transient
 from shared.settings import from_env
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command(help=__doc__)

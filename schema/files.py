@@ -25,6 +25,11 @@ class SqlFile:
     checksum: str
     statements: tuple[str, ...]
 
+    def statement_checksum(self, number: int) -> str:
+        """Of statement *number*, counted from 1; "" if there is none."""
+        texts = self.statements[number - 1 : number]
+        return checksum_of(texts[0].encode()) if texts else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:

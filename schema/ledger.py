@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schema.files import Applied, SqlFile, checksum_of
+from schema.files import Applied, SqlFile
 from shared.connections import Cursor
 
 _TABLES = {
@@ -77,7 +77,7 @@ async def begin_statement(cursor: Cursor, file: SqlFile, number: int) -> None:
     await cursor.execute(
         "INSERT INTO schema_progress (version, statement_no, checksum, done)"
         " VALUES (%s, %s, %s, FALSE)",
-        (file.version, number, checksum_of(file.statements[number - 1].encode())),
+        (file.version, number, file.statement_checksum(number)),
     )
 
 

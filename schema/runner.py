@@ -10,7 +10,7 @@ from pathlib import Path
 
 from schema import ledger
 from schema.database import ensure_database
-from schema.files import SQL_DIRECTORY, SqlFile, checksum_of, load, pending
+from schema.files import SQL_DIRECTORY, SqlFile, load, pending
 from shared.connections import Cursor, MySQLError, mysql_errors, open_mysql, reading
 from shared.errors import DataRefused, SchemaError, Transient
 from shared.settings import Settings
@@ -111,10 +111,8 @@ async def _apply(cursor: Cursor, file: SqlFile, report: Report) -> None:
 
 def _recognise(file: SqlFile, mark: ledger.Mark) -> None:
     """Raise `SchemaError` unless *mark* is of a statement of *file* as it reads now."""
-    texts = file.statements[mark.statement_no - 1 : mark.statement_no]
-    if mark.version != file.version or [checksum_of(text.encode()) for text in texts] != [
-        mark.checksum
-    ]:
+    recognised = file.statement_checksum(mark.statement_no) == mark.checksum
+    if mark.version != file.version or not recognised:
         raise SchemaError(
             f"statement {mark.statement_no} of file {mark.version:04} has run in another wording "
             f"than {file.name} holds now: put the file back; only statements that have not run "
