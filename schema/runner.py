@@ -17,9 +17,9 @@ from shared.settings import Settings
 
 Report = Callable[[str], None]
 
-#: What a server answers when a CREATE, ADD or DROP has happened already: table, column
-#: or index exists; column, index or table is gone.
-HAPPENED = frozenset((1050, 1060, 1061, 1091, 1051))
+#: What a server answers when a CREATE, ADD or DROP has happened already: table, column,
+#: index, foreign key or check exists; column, index or table is gone.
+HAPPENED = frozenset((1050, 1060, 1061, 1826, 3822, 1091, 1051))
 
 
 async def migrate(
@@ -135,25 +135,34 @@ async def _run(cursor: Cursor, file: SqlFile, number: int, *, in_doubt: bool) ->
         if in_doubt and _code(error) in HAPPENED:
             await ledger.end_statement(cursor, file, number)
             return
-        raise await _refused(cursor, file, number, error) from error
+        # A refusal now does not tell what became of it in the run that was cut off.
+        sure = not in_doubt and await _take_back(cursor, file, number)
+        raise _failure(file, number, error, sure=sure) from error
 
 
-async def _refused(cursor: Cursor, file: SqlFile, number: int, error: Exception) -> SchemaError:
-    """Take the mark back if the connection still stands, and say what failed and what to do."""
-    how = "it was refused and changed nothing"
+async def _take_back(cursor: Cursor, file: SqlFile, number: int) -> bool:
+    """Note that the statement was refused, unless the connection is lost: False."""
     try:
         with mysql_errors():
             await cursor.execute("ROLLBACK")
             await ledger.take_back(cursor, file, number)
     except (MySQLError, Transient):
-        how = "the connection was lost, so it may have happened; the next run finds out"
+        return False
+    return True
+
+
+def _failure(file: SqlFile, number: int, error: Exception, *, sure: bool) -> SchemaError:
+    """What failed and what to do; *sure*: the statement is known to have changed nothing."""
+    how = "It was refused and changed nothing."
+    if not sure:
+        how = "A run was cut off in it, so it may have happened; the next run finds out."
     hint = ""
     if _code(error) == 1050:
         hint = " (made by another program? Then give moonwake a database of its own)"
     return SchemaError(
         f"{file.name}, statement {number} of {len(file.statements)}: {error}{hint}\n"
         f"{file.statements[number - 1]}\n"
-        f"{how}. The statements before it are done and recorded: mend the cause and run "
+        f"{how} The statements before it are done and recorded: mend the cause and run "
         f"`python -m schema` again, it goes on with statement {number}."
     )
 

@@ -298,7 +298,7 @@ async def test_a_run_killed_inside_a_statement_is_repeated(
         await holder.execute("SELECT * FROM blocker")
         run = asyncio.create_task(migrate(settings, silent, directory=tmp_path))
         await cursor.execute(f"KILL {await wait_for_session(cursor, 'ALTER TABLE blocker')}")
-        with pytest.raises(SchemaError, match="the connection was lost"):
+        with pytest.raises(SchemaError, match="it may have happened"):
             await run
         await holder.execute("COMMIT")
 
@@ -311,7 +311,7 @@ async def test_a_run_killed_inside_a_statement_is_repeated(
 async def test_a_run_killed_after_a_statement_does_not_repeat_it(
     settings: Settings, cursor: Cursor, tmp_path: Path
 ) -> None:
-    """A statement that was begun and is found to have happened counts as done."""
+    """A statement begun and found to have happened counts as done, now or at a later run."""
     (tmp_path / "0001_a.sql").write_text("CREATE TABLE a (n INT); ALTER TABLE a ADD m INT;")
     (file,) = files.load(tmp_path)
     await ledger.create(cursor)
@@ -320,6 +320,10 @@ async def test_a_run_killed_after_a_statement_does_not_repeat_it(
         await cursor.execute(statement)
         if number == 1:
             await ledger.end_statement(cursor, file, number)
+    await cursor.execute("RENAME TABLE a TO b")
+    with pytest.raises(SchemaError, match="it may have happened"):
+        await migrate(settings, silent, directory=tmp_path)
+    await cursor.execute("RENAME TABLE b TO a")
 
     assert ["0001_a.sql"] == await migrate(settings, silent, directory=tmp_path)
     assert [] == await rows_of(cursor, "SELECT n, m FROM a")
