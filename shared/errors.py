@@ -9,6 +9,7 @@ Errors moonwake raises on purpose, and what the caller does about each.
     * Closed             the shard is above its high-water mark
     * StoreDown          MySQL or Redis cannot be read
   * CheckpointMoved      another worker is ahead on this shard -> abandon the batch, reload
+  * Rewound              Redis holds less than it once did -> open a new incarnation
   * StoredRecordIsNewer  a folded batch met a newer stored record -> read it again, unfolded
   * DataRefused          MySQL refused a value of the batch -> bisect to the entry
   * Transient            MySQL failed in a way that passes -> try again
@@ -58,6 +59,10 @@ class StoreDown(Unavailable):
 
 class CheckpointMoved(MoonwakeError):
     """The shard's checkpoint row is not where this worker left it."""
+
+
+class Rewound(MoonwakeError):
+    """A stream holds less than it once did: it was flushed, or a stale replica took over."""
 
 
 class StoredRecordIsNewer(MoonwakeError):

@@ -1,0 +1,165 @@
+"""
+The connection on which groups of events are appended (protocol 1 to 4).
+
+Its own, because nothing here may be retried blindly: an append whose outcome is
+unknown may still land until its not-after time has passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from hashlib import sha1
+from typing import Any
+
+from hiredis import pack_command
+from redis.asyncio import Connection, Redis
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+
+from shared.errors import AppendRefused, StoreDown
+from shared.keys import Keys
+from shared.streams import Append, append_arguments, now_ms_of, script
+
+_APPEND = script("append").encode()
+_APPEND_SHA = sha1(_APPEND, usedforsecurity=False).hexdigest().encode()
+
+
+class RedisClock:
+    """Redis' own clock, estimated from the last time it told: never ahead of it."""
+
+    def __init__(self) -> None:
+        self._seen_ms = 0
+        self._seen_at_s = 0.0
+
+    def saw(self, now_ms: int) -> None:
+        self._seen_ms = now_ms
+        self._seen_at_s = time.monotonic()
+
+    def now_ms(self) -> int:
+        return self._seen_ms + int((time.monotonic() - self._seen_at_s) * 1000)
+
+
+class AppendConnection:
+    """Sends groups to Redis one after the other; reopens itself after a failure."""
+
+    def __init__(self, redis: Redis, keys: Keys, stream: str, *, timeout_s: float = 2.0) -> None:
+        self._pool = redis.connection_pool
+        self._keys = keys
+        self._stream = stream
+        self._timeout_s = timeout_s
+        self._connection: Connection | None = None
+        self._clock = RedisClock()
+        self.stamp = b""
+        #: Highest entries-added seen per shard; going backwards means Redis lost data.
+        self.added: dict[int, int] = {}
+
+    async def append(self, groups: Sequence[Sequence[Append]]) -> list[list[AppendRefused | None]]:
+        """Append each group (one shard each) with one script call, all in one round trip.
+
+        Returns per event None, or why it was refused. Raises `AppendRefused` when the
+        outcome of all is unknown, only once none of them can land any more.
+        """
+        try:
+            connection = self._connection or await self._open()
+        except (RedisError, OSError, TimeoutError, StoreDown) as error:
+            raise AppendRefused(f"Redis: {error!r}") from error
+        not_after_ms = self._clock.now_ms() + int(self._timeout_s * 1000)
+        arguments = [
+            append_arguments(self._keys, self._stream, group, not_after_ms, self.stamp)
+            for group in groups
+        ]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                replies = await self._call(connection, arguments)
+        except BaseException as error:
+            # A reply may be left on the socket: this connection is never used again.
+            await self.close()
+            if not isinstance(error, RedisError | OSError | TimeoutError):
+                raise
+            await self._until(not_after_ms)
+            raise AppendRefused(f"Redis did not answer in time: {error!r}") from error
+        return [self._outcomes(group, reply) for group, reply in zip(groups, replies, strict=True)]
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.disconnect(nowait=True)
+
+    async def _open(self) -> Connection:
+        connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await connection.connect()  # type: ignore[no-untyped-call]
+                about, now, _ = await _exchange(
+                    connection,
+                    [("INFO", "replication"), ("TIME",), ("SCRIPT", "LOAD", _APPEND)],
+                )
+            self._clock.saw(now_ms_of(now))
+            self.stamp = incarnation_stamp(about)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._connection = connection
+        return connection
+
+    async def _call(self, connection: Connection, arguments: list[tuple[Any, ...]]) -> list[Any]:
+        replies = await _exchange(
+            connection, [("EVALSHA", _APPEND_SHA, *each) for each in arguments]
+        )
+        # Only what was refused goes again: a blind retry of all would double events.
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            again = await _exchange(connection, [("EVAL", _APPEND, *arguments[i]) for i in unknown])
+            for i, reply in zip(unknown, again, strict=True):
+                replies[i] = reply
+        return replies
+
+    def _outcomes(self, group: Sequence[Append], reply: Any) -> list[AppendRefused | None]:
+        if isinstance(reply, Exception):
+            return [AppendRefused(f"Redis: {reply}")] * len(group)
+        added, now_ms, *answers = reply
+        self._clock.saw(now_ms)
+        if not answers:
+            return [AppendRefused("the append reached Redis too late")] * len(group)
+        self.added[group[0].shard] = added
+        return [
+            AppendRefused(f"Redis: {answer[1:].decode()}") if answer[:1] == b"!" else None
+            for answer in answers
+        ]
+
+    async def _until(self, not_after_ms: int) -> None:
+        left_s = (not_after_ms - self._clock.now_ms()) / 1000
+        await asyncio.sleep(max(left_s, 0.0))
+
+
+def incarnation_stamp(info: Any) -> bytes:
+    """The stamp that entries carry: the first characters of this master's replication id.
+
+    Raises `StoreDown` if *info* is not what INFO replication answers.
+    """
+    if isinstance(info, Exception):
+        raise StoreDown(f"Redis: {info}") from info
+    lines: list[bytes] = info.splitlines()
+    for line in lines:
+        if line.startswith(b"master_replid:"):
+            return line.partition(b":")[2].strip()[:8]
+    return b""
+
+
+def _is_read_only(reply: Any) -> bool:
+    if isinstance(reply, list):
+        return any(answer[:9] == b"!READONLY" for answer in reply[2:])
+    return isinstance(reply, ReadOnlyError)
+
+
+async def _exchange(connection: Connection, commands: list[tuple[Any, ...]]) -> list[Any]:
+    """Send *commands* in one write; their replies, errors among them, in order."""
+    await connection.send_packed_command(b"".join(pack_command(each) for each in commands))
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(await connection.read_response())
+        except ResponseError as error:
+            replies.append(error)
+    return replies

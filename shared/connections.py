@@ -1,0 +1,179 @@
+"""Redis and MySQL: how they open, how they fail, and the one way to write in a transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from enum import Enum
+from typing import Any
+
+import asyncmy
+from asyncmy.connection import Connection
+from asyncmy.cursors import Cursor
+from asyncmy.errors import MySQLError
+from asyncmy.pool import Pool
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared.errors import DataRefused, StoreDown, Transient
+from shared.settings import Settings
+
+__all__ = [
+    "Cursor",
+    "Dialect",
+    "MySQLError",
+    "Pool",
+    "dialect_of",
+    "mysql_errors",
+    "open_mysql",
+    "open_redis",
+    "reading",
+    "redis_errors",
+    "transaction",
+]
+
+#: What passes by itself: lock wait, deadlock, read-only, shutdown, lost or killed
+#: connection, too many connections, disk full, statement time-out, no quorum.
+TRANSIENT = frozenset(
+    [
+        *(1205, 1213, 1290, 1836, 1792, 1053, 1927, 2003, 2006, 2013, 2014, 2055, 4031),
+        *(1040, 1203, 1226, 1021, 1114, 1180, 1317, 1969, 3024, 1047, 1158, 1159, 1160, 1161),
+    ]
+)
+#: Refusals of a value whose SQLSTATE is the general HY000: wrong string, no default,
+#: CHECK failed, bad UTF-8, row size; 1153 is a packet over max_allowed_packet.
+DATA = frozenset((1153, 1364, 1366, 1300, 1118, 3819, 1105))
+
+# One command for both servers: MySQL reads /*!80000 */, MariaDB reads /*M! */.
+_SESSION = (
+    "SET time_zone='+00:00',"
+    " sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
+    " /*!80000 , transaction_isolation='READ-COMMITTED' */"
+    " /*M! , tx_isolation='READ-COMMITTED' */"
+)
+# A worker frozen inside its transaction must not hold its shard's rows for hours.
+_DRAIN_SESSION = (
+    _SESSION + ", wait_timeout=5, innodb_lock_wait_timeout=2 /*M! , idle_transaction_timeout=3 */"
+)
+
+
+class Dialect(Enum):
+    """The two servers whose SQL differs where it matters."""
+
+    MYSQL = "MySQL"
+    MARIADB = "MariaDB"
+
+
+def open_redis(url: str, *, timeout_s: float = 5.0) -> Redis:
+    """A client that answers in bytes, never retries by itself and gives up after *timeout_s*."""
+    client: Redis = Redis.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=min(timeout_s, 2.0)
+    )
+    # Entries are read by the hundred thousand: a dictionary each would be most of the cost.
+    for command in ("XREAD", "XRANGE"):
+        client.set_response_callback(command, _as_sent)  # type: ignore[arg-type]
+    return client
+
+
+def _as_sent(reply: Any, **_options: Any) -> Any:
+    return reply
+
+
+@asynccontextmanager
+async def open_mysql(
+    settings: Settings, *, drain: bool = False, with_database: bool = True
+) -> AsyncIterator[Pool]:
+    """A pool of pinned sessions (utf8mb4, UTC, strict, READ COMMITTED); connects when used."""
+    pool = await asyncmy.create_pool(
+        minsize=0,
+        maxsize=settings.mysql_pool_size,
+        host=settings.mysql_host,
+        port=settings.mysql_port,
+        user=settings.mysql_user,
+        password=settings.mysql_password,
+        db=settings.mysql_database if with_database else None,
+        charset="utf8mb4",
+        autocommit=True,
+        connect_timeout=3,
+        init_command=_DRAIN_SESSION if drain else _SESSION,
+    )
+    try:
+        yield pool
+    finally:
+        pool.terminate()
+        await pool.wait_closed()
+
+
+@asynccontextmanager
+async def reading(pool: Pool) -> AsyncIterator[Cursor]:
+    """A cursor for single statements; each is its own transaction. Errors are translated."""
+    with mysql_errors():
+        async with pool.acquire() as connection, connection.cursor() as cursor:
+            yield cursor
+
+
+@asynccontextmanager
+async def transaction(pool: Pool) -> AsyncIterator[Cursor]:
+    """Commit on success, roll back on an error; errors are translated.
+
+    Raises `Transient` when the outcome is unknown (the connection was lost, also
+    inside COMMIT): read what the database holds before trying again.
+
+    On cancellation asyncmy has closed the connection already and the server rolls
+    back; a rollback from here would turn the CancelledError into an InterfaceError.
+    """
+    with mysql_errors():
+        async with pool.acquire() as connection, connection.cursor() as cursor:
+            try:
+                await connection.begin()
+                yield cursor
+                await connection.commit()
+            except Exception:
+                await _roll_back(connection)
+                raise
+
+
+async def _roll_back(connection: Connection) -> None:
+    """Roll back, or close: a connection in an unknown state must not return to the pool."""
+    try:
+        await connection.rollback()
+    except (MySQLError, OSError, asyncio.IncompleteReadError, RuntimeError):
+        with suppress(OSError, RuntimeError):
+            connection.close()
+
+
+@contextmanager
+def mysql_errors() -> Iterator[None]:
+    """Raise `Transient` or `DataRefused` for the driver's errors that mean so.
+
+    Anything else (a missing table, a denied command) is a fault of set-up or of
+    this program and passes unchanged.
+    """
+    try:
+        yield
+    except MySQLError as error:
+        code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+        state = str(error.sqlstate or "")
+        if code in TRANSIENT or code == 0:
+            raise Transient(str(error)) from error
+        if code in DATA or state[:2] in {"22", "23"}:
+            raise DataRefused(str(error)) from error
+        raise
+    except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+        raise Transient(f"MySQL connection: {error!r}") from error
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Raise `StoreDown` for whatever keeps Redis from answering."""
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise StoreDown(f"Redis: {error!r}") from error
+
+
+def dialect_of(cursor: Cursor) -> Dialect:
+    """Which server *cursor* talks to, by what it said when the connection opened."""
+    version: str = cursor.connection.get_server_info()
+    return Dialect.MARIADB if "MariaDB" in version else Dialect.MYSQL

@@ -1,0 +1,1 @@
+"""Drains streams into MySQL and runs the scheduled jobs."""

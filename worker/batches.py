@@ -1,0 +1,181 @@
+"""
+Read a shard's stream from a position and fold it into batches.
+
+A batch closes at its limits or when its oldest entry has waited long enough; what
+a chunk holds beyond that goes into the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
+
+from shared.errors import InvalidField, Rewound
+from shared.events import TIME_MS_MAX
+from shared.keys import shard_of
+from shared.streams import Chunk, EntryId, RawEntry, StreamInfo, entry_id, read_chunk
+from worker.letters import DeadLetter, body_of, letter_of
+from worker.pace import Limits
+from worker.sinks import Fold, Sink
+
+_CHUNK_BYTES = 4_194_304
+_CHUNK_ENTRIES = 4_000
+#: Entries folded before other tasks of the process get their turn.
+_ENTRIES_PER_TURN = 500
+
+
+@dataclass(slots=True)
+class Batch:
+    """The entries of one transaction, folded."""
+
+    fold: Fold
+    last: EntryId
+    #: The stream as it was when the last chunk of this batch was read.
+    info: StreamInfo = field(default_factory=StreamInfo)
+    now_ms: int = 0
+    entries: int = 0
+    lost: int = 0
+    letters: list[DeadLetter] = field(default_factory=list)
+    letter_bytes: int = 0
+    first_ms: int = 0
+    #: Did reading reach the end of the stream?
+    at_tail: bool = False
+    #: The only entry, while there is just one: what to keep if MySQL refuses it.
+    only: RawEntry | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.entries == 0 and self.lost == 0
+
+    @property
+    def applied(self) -> int:
+        return self.entries - len(self.letters)
+
+
+class BatchReader:
+    """Reads one shard from *after* on, whose ordinal and base are known.
+
+    Raises `Rewound` when the stream holds less than it once did.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        sink: Sink,
+        key: str,
+        shard: tuple[int, int],
+        position: tuple[EntryId, int, int],
+    ) -> None:
+        self._redis = redis
+        self._sink = sink
+        self._key = key
+        self._shard, self._shards = shard
+        self._after, self._ordinal, self._base = position
+        self._left: Sequence[RawEntry] = ()
+        self._chunk: Chunk | None = None
+        self._count = 1_000
+
+    async def next_batch(self, limits: Limits, closing: asyncio.Event) -> Batch:
+        """Read until a limit closes the batch, the linger time is over or *closing* is set."""
+        batch = Batch(self._sink.new_fold(), self._after)
+        if self._chunk is not None:
+            batch.info, batch.now_ms = self._chunk.info, self._chunk.now_ms
+        while True:
+            if not self._left:
+                await self._read(batch)
+            closed = await self._fold(batch, limits)
+            if closed or closing.is_set():
+                return batch
+            if batch.at_tail and not await self._linger(batch, limits.linger_ms, closing):
+                return batch
+
+    async def _read(self, batch: Batch) -> None:
+        chunk = await read_chunk(self._redis, self._key, self._after, self._count)
+        self._chunk, self._left = chunk, chunk.entries
+        batch.info, batch.now_ms = chunk.info, chunk.now_ms
+        batch.at_tail = len(chunk.entries) < self._count
+        batch.lost += self._missing(chunk, at_tail=batch.at_tail)
+        if chunk.entries:
+            size = sum(len(value) for _, fields in chunk.entries for value in fields)
+            average = size // len(chunk.entries) + 1
+            self._count = max(1, min(_CHUNK_ENTRIES, _CHUNK_BYTES // average))
+
+    def _missing(self, chunk: Chunk, *, at_tail: bool) -> int:
+        """Entries that were added after our position and are gone (protocol 11).
+
+        At the tail every entry ever added must be accounted for; before it only
+        what was trimmed can be known.
+        """
+        added = self._base + chunk.info.added
+        expected = self._ordinal + len(chunk.entries)
+        if added < expected or chunk.info.last < self._after:
+            raise Rewound(f"{added} entries were added, {expected} had been read")
+        lost = added - expected if at_tail else max(0, added - chunk.info.length - self._ordinal)
+        self._ordinal += lost
+        return lost
+
+    async def _fold(self, batch: Batch, limits: Limits) -> bool:
+        """Fold what was read; True when a limit closed the batch before the chunk's end."""
+        entries, fold = self._left, batch.fold
+        for number, entry in enumerate(entries):
+            if (
+                fold.rows >= limits.rows
+                or batch.entries >= limits.entries
+                or fold.bytes + batch.letter_bytes >= limits.bytes
+                or not self._take(batch, entry, unfolded=limits.unfolded)
+            ):
+                self._left = entries[number:]
+                batch.at_tail = False
+                return True
+            if number % _ENTRIES_PER_TURN == 0:
+                await asyncio.sleep(0)
+        self._left = ()
+        return batch.entries >= limits.entries or fold.rows >= limits.rows
+
+    def _take(self, batch: Batch, entry: RawEntry, *, unfolded: bool) -> bool:
+        """Fold one entry in; False if the batch has to close before it."""
+        identity, fields = entry
+        at = entry_id(identity)
+        try:
+            body, foreign = body_of(fields)
+            event = self._sink.decode(body)
+            self._check(batch.fold, event, at)
+        except InvalidField as error:
+            letter = letter_of(entry, error)
+            batch.letters.append(letter)
+            batch.letter_bytes += len(letter.fields)
+        else:
+            if unfolded and batch.fold.touches(event):
+                return False
+            batch.fold.add(event, at.ms, len(body), foreign=foreign)
+        if batch.entries == 0:
+            batch.first_ms = at.ms
+        batch.only = entry if batch.entries == 0 else None
+        batch.entries += 1
+        batch.last = self._after = at
+        self._ordinal += 1
+        return True
+
+    def _check(self, fold: Fold, event: Any, at: EntryId) -> None:
+        if shard_of(self._sink.username(event), self._shards) != self._shard:
+            raise InvalidField("wrong_shard", "user", "CRC-32 of its UTF-8 modulo the shard count")
+        if at.ms > TIME_MS_MAX:
+            raise InvalidField("id_out_of_range", "entry id", f"at most {TIME_MS_MAX} ms")
+
+    async def _linger(self, batch: Batch, linger_ms: int, closing: asyncio.Event) -> bool:
+        """Wait until the oldest entry is *linger_ms* old; False if there is nothing to wait for."""
+        left_ms = batch.first_ms + linger_ms - batch.now_ms
+        if batch.entries == 0 or left_ms <= 0:
+            return False
+        started_s = time.monotonic()
+        try:
+            async with asyncio.timeout(left_ms / 1000):
+                await closing.wait()
+        except TimeoutError:
+            batch.now_ms += int((time.monotonic() - started_s) * 1000)
+        return True

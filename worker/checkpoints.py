@@ -1,0 +1,82 @@
+"""
+The checkpoint row of a stream's shard: where MySQL stands, and the fence around it.
+
+The position lives in the transaction with the data (protocol 10, 14): whoever
+moves this row owns the batch, everybody else abandons theirs.
+"""
+
+from __future__ import annotations
+
+from shared.connections import Cursor, Pool, reading
+from shared.errors import CheckpointMoved
+from shared.streams import Checkpoint, EntryId, StreamInfo
+
+_COLUMNS = "incarnation, batch_no, last_ms, last_seq, base, applied, dead, lost, replid"
+_LOAD = f"SELECT {_COLUMNS} FROM stream_checkpoints WHERE stream = %s AND shard = %s"
+_CREATE = """
+INSERT INTO stream_checkpoints (stream, shard) VALUES (%s, %s)
+ON DUPLICATE KEY UPDATE stream_checkpoints.shard = stream_checkpoints.shard
+"""
+# batch_no always grows, so this row always changes: an UPDATE that changes nothing
+# reports rowcount 0, and positions may repeat after a restore.
+_ADVANCE = """
+UPDATE stream_checkpoints
+SET incarnation = %s, batch_no = %s, last_ms = %s, last_seq = %s, base = %s,
+    applied = %s, dead = %s, lost = %s, ordinal = %s, replid = %s,
+    seen_added = %s, seen_last_id = %s, seen_at = UTC_TIMESTAMP(3)
+WHERE stream = %s AND shard = %s
+  AND incarnation = %s AND batch_no = %s AND last_ms = %s AND last_seq = %s
+"""
+_LOCK = _LOAD + " FOR UPDATE"
+
+
+async def load(pool: Pool, stream: str, shard: int) -> Checkpoint:
+    """The shard's checkpoint as committed; the row is made where there is none."""
+    async with reading(pool) as cursor:
+        if checkpoint := await _read(cursor, _LOAD, stream, shard):
+            return checkpoint
+        await cursor.execute(_CREATE, (stream, shard))
+        return Checkpoint()
+
+
+async def lock(cursor: Cursor, stream: str, shard: int) -> Checkpoint:
+    """The checkpoint, its row locked to the end of the transaction.
+
+    Every writer of a stream's tables holds this row, so they never meet elsewhere.
+    """
+    await cursor.execute(_CREATE, (stream, shard))
+    return await _read(cursor, _LOCK, stream, shard) or Checkpoint()
+
+
+async def advance(
+    cursor: Cursor, stream: str, shard: int, old: Checkpoint, new: Checkpoint, info: StreamInfo
+) -> None:
+    """Move the row from *old* to *new*: the fence. First statement of every batch.
+
+    *info* is the stream as it was seen, kept for the day Redis loses it (protocol 24).
+    Raises `CheckpointMoved` if another worker is ahead.
+    """
+    position = (new.incarnation, new.batch_no, new.last.ms, new.last.seq, new.base)
+    books = (new.applied, new.dead, new.lost, new.ordinal, new.replid)
+    seen = (new.base + info.added, str(info.last))
+    condition = (stream, shard, old.incarnation, old.batch_no, old.last.ms, old.last.seq)
+    if await cursor.execute(_ADVANCE, (*position, *books, *seen, *condition)) != 1:
+        raise CheckpointMoved(f"{stream} shard {shard} is no longer at batch {old.batch_no}")
+
+
+async def _read(cursor: Cursor, query: str, stream: str, shard: int) -> Checkpoint | None:
+    await cursor.execute(query, (stream, shard))
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    incarnation, batch_no, last_ms, last_seq, base, applied, dead, lost, replid = row
+    return Checkpoint(
+        incarnation=incarnation,
+        batch_no=batch_no,
+        last=EntryId(last_ms, last_seq),
+        base=base,
+        applied=applied,
+        dead=dead,
+        lost=lost,
+        replid=replid,
+    )

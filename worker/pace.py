@@ -1,0 +1,71 @@
+"""How much one shard's batches take on: smaller after trouble, full size again after success."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from shared.errors import ShardStopped
+from shared.settings import Settings
+
+#: Refusals by MySQL from which on the fault must be ours (protocol 18).
+REFUSED_MAX, REFUSED_SHARE_MAX = 50, 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a batch closes."""
+
+    rows: int
+    entries: int
+    bytes: int
+    linger_ms: int
+    #: Close before a second event of one key, where folding could not be exact.
+    unfolded: bool = False
+
+
+class Pace:
+    """The limits of one shard in this process, and the refusals that made them small."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.limits = self._full = Limits(
+            rows=settings.batch_max_rows,
+            entries=settings.batch_max_entries,
+            bytes=settings.batch_max_bytes,
+            linger_ms=settings.flush_interval_ms,
+        )
+        self._refused = self._suspect = self._left = 0
+
+    def slow_down(self) -> None:
+        """After a lock wait, a time-out or a lost connection."""
+        self.limits = replace(
+            self.limits,
+            rows=max(1, self.limits.rows // 2),
+            entries=max(1, self.limits.entries // 2),
+        )
+
+    def unfold(self) -> None:
+        """The next batch closes before a second event of one key."""
+        self.limits = replace(self.limits, unfolded=True)
+
+    def narrow(self, entries: int) -> None:
+        """MySQL refused a batch of *entries*: take the first half of them alone."""
+        if not self._left:
+            self._refused, self._suspect, self._left = 0, entries, entries
+        self.limits = replace(self.limits, entries=max(1, entries // 2))
+
+    def refuse(self) -> None:
+        """MySQL refuses this one entry. Raises `ShardStopped` when too many are."""
+        self._refused += 1
+        if self._refused >= max(REFUSED_MAX, self._suspect * REFUSED_SHARE_MAX):
+            raise ShardStopped(
+                f"MySQL refused {self._refused} of {self._suspect} entries: the fault is ours"
+            )
+
+    def succeed(self, entries: int) -> None:
+        """A batch of *entries* committed."""
+        self._left = max(0, self._left - entries)
+        self.limits = replace(
+            self._full,
+            rows=min(self._full.rows, self.limits.rows * 2),
+            entries=min(self._full.entries, self.limits.entries * 2),
+        )

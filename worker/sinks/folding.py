@@ -1,0 +1,296 @@
+"""
+Fold a batch of play events to one state per key, reading nothing from MySQL.
+
+So the next batch can be folded while this one commits: a stored record read
+before the previous batch committed would count twice (protocol 13). What needs
+the stored record stays open in `KeyFold.first` until the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from shared.events import Clear, Delete, Event, PlayRecord, Save
+from shared.records import merge_original_episodes
+
+#: A pause this long makes the next event a new play (architecture section 5).
+PLAY_GAP_MS = 1_800_000
+#: Nobody watches faster than this: seconds of video per second between two events.
+SPEED_MAX = 3
+
+#: (source, content id)
+Content = tuple[str, str]
+#: (username, source, content id)
+Key = tuple[str, str, str]
+
+
+def count_save(
+    prev: PlayRecord | StoredRecord | None, prev_ms: int, record: PlayRecord, ms: int
+) -> tuple[int, int]:
+    """(plays, watched seconds) that a save at *ms* over *prev* counts (architecture section 5)."""
+    gap_ms = ms - prev_ms
+    if prev is None or record.index != prev.index or gap_ms > PLAY_GAP_MS:
+        return 1, 0
+    gain_s = record.play_time - prev.play_time
+    if gain_s <= 0:
+        return 0, 0
+    return 0, min(gain_s, SPEED_MAX * max(gap_ms, 0) // 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """What a save needs to know of the record MySQL holds."""
+
+    index: int
+    play_time: int
+    event_ms: int
+    original_episodes: int
+
+
+@dataclass(slots=True)
+class KeyFold:
+    """Everything a batch did to one user's one content."""
+
+    #: The save that follows the stored record, whatever that is.
+    first: PlayRecord | None = None
+    #: Time of the batch's first save of the key.
+    first_ms: int = 0
+    #: The last save and its time, also when a delete came after it.
+    record: PlayRecord | None = None
+    ms: int = 0
+    saves: int = 0
+    #: Is *record* the state at the end of the batch?
+    present: bool = False
+    #: Is it known that nothing is stored before the next save?
+    absent: bool = False
+    deleted_ms: int = 0
+    #: `original_episodes`, None while it hangs on the stored record.
+    original: int | None = None
+    #: Of everything after *first*: day -> [plays, watched seconds].
+    days: dict[str, list[int]] = field(default_factory=dict)
+    #: Bytes of the last entry, which is what the fold keeps of them.
+    size: int = 0
+
+    def count(self, day: str, plays: int, watch_s: int) -> None:
+        sums = self.days.setdefault(day, [0, 0])
+        sums[0] += plays
+        sums[1] += watch_s
+
+
+@dataclass(slots=True)
+class UserFold:
+    """One user's part of a batch."""
+
+    keys: dict[Content, KeyFold] = field(default_factory=dict)
+    #: Time of the last clear in the batch, 0 for none.
+    cleared_ms: int = 0
+    #: Did an entry come from another producer, which left no overlay?
+    foreign: bool = False
+
+
+class PlayFold:
+    """Play events of one batch, folded in stream order."""
+
+    def __init__(self, day_of: Callable[[int], str]) -> None:
+        self._day_of = day_of
+        self.users: dict[str, UserFold] = {}
+        self.rows = 0
+        self.bytes = 0
+
+    def add(self, event: Event, ms: int, size: int, *, foreign: bool) -> None:
+        """Fold *event* in; *ms* is its entry's time, *size* its length in bytes."""
+        user = self.users.get(event.user)
+        if user is None:
+            user = self.users[event.user] = UserFold()
+        if foreign:
+            user.foreign = True
+        if type(event) is Save:
+            self._save(user, event, ms, size)
+        elif type(event) is Delete:
+            self._delete(user, event, ms)
+        else:
+            self._clear(user, ms)
+
+    def touches(self, event: Event) -> bool:
+        """Does the batch hold anything that *event* would be folded with?"""
+        user = self.users.get(event.user)
+        if user is None:
+            return False
+        if isinstance(event, Clear):
+            return True
+        return user.cleared_ms > 0 or (event.source, event.id) in user.keys
+
+    def _key(self, user: UserFold, content: Content) -> KeyFold:
+        fold = user.keys.get(content)
+        if fold is None:
+            fold = user.keys[content] = KeyFold(absent=user.cleared_ms > 0)
+            self.rows += 1
+        return fold
+
+    def _save(self, user: UserFold, event: Save, ms: int, size: int) -> None:
+        fold = self._key(user, (event.source, event.id))
+        record, given = event.record, event.record.original_episodes
+        if fold.present or fold.absent:
+            prev = fold.record if fold.present else None
+            plays, watch_s = count_save(prev, fold.ms, record, ms)
+            if plays or watch_s:
+                fold.count(self._day_of(ms), plays, watch_s)
+            if given is not None or not fold.present:
+                fold.original = merge_original_episodes(None, given, record.total_episodes)
+        else:
+            fold.first = record
+            fold.original = given
+        if not fold.saves:
+            fold.first_ms = ms
+        fold.record, fold.ms, fold.present = record, ms, True
+        fold.saves += 1
+        self.bytes += size - fold.size
+        fold.size = size
+
+    def _delete(self, user: UserFold, event: Delete, ms: int) -> None:
+        fold = self._key(user, (event.source, event.id))
+        fold.present, fold.absent, fold.deleted_ms = False, True, ms
+
+    def _clear(self, user: UserFold, ms: int) -> None:
+        if not user.cleared_ms:
+            self.rows += 1
+        user.cleared_ms = ms
+        for fold in user.keys.values():
+            fold.present, fold.absent = False, True
+
+
+# --- settling, once the stored records are known --------------------------------
+
+
+@dataclass(slots=True)
+class ContentSums:
+    """What a batch adds to one content's statistics, and the newest record of it."""
+
+    record: PlayRecord
+    last_ms: int
+    plays: int = 0
+    watch_s: int = 0
+    new_viewers: int = 0
+
+
+@dataclass(slots=True)
+class Changes:
+    """The rows a batch writes; every list is sorted by key, so no two writers deadlock."""
+
+    upserts: list[tuple[Key, PlayRecord, int, int]] = field(default_factory=list)
+    deletes: list[tuple[Key, int]] = field(default_factory=list)
+    clears: list[tuple[str, int]] = field(default_factory=list)
+    #: Keys that may be a user's first record of a content, with its time.
+    viewers: list[tuple[Key, int]] = field(default_factory=list)
+    daily: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    contents: dict[Content, ContentSums] = field(default_factory=dict)
+    #: Is any folded save older than the stored record it would have followed?
+    needs_unfolding: bool = False
+
+    def count(self, user: str, content: Content, day: str, plays: int, watch_s: int) -> None:
+        sums = self.daily.setdefault((day, user), [0, 0])
+        sums[0] += plays
+        sums[1] += watch_s
+        totals = self.contents[content]
+        totals.plays += plays
+        totals.watch_s += watch_s
+
+
+def unresolved_keys(fold: PlayFold) -> list[Key]:
+    """The keys whose first save follows whatever MySQL holds, sorted."""
+    return [key for key, state in _in_order(fold) if state.first is not None]
+
+
+def settle(
+    fold: PlayFold, stored: dict[Key, StoredRecord], day_of: Callable[[int], str]
+) -> Changes:
+    """The rows that *fold* means over the *stored* records."""
+    changes = Changes()
+    changes.clears = sorted(
+        (name, user.cleared_ms) for name, user in fold.users.items() if user.cleared_ms
+    )
+    for key, state in _in_order(fold):
+        prev = stored.get(key)
+        if state.first is not None and prev is not None and state.first_ms < prev.event_ms:
+            # A replayed entry: the newer record stays and its user is known already.
+            changes.needs_unfolding |= state.saves > 1 or not state.present
+            continue
+        _settle_key(changes, key, state, prev, day_of)
+    return changes
+
+
+def _settle_key(
+    changes: Changes,
+    key: Key,
+    state: KeyFold,
+    prev: StoredRecord | None,
+    day_of: Callable[[int], str],
+) -> None:
+    user, content = key[0], key[1:]
+    if state.record is not None:
+        _note_content(changes, content, state.record, state.ms)
+        if prev is None:
+            changes.viewers.append((key, state.first_ms))
+    if state.first is not None:
+        prev_ms = prev.event_ms if prev else 0
+        plays, watch_s = count_save(prev, prev_ms, state.first, state.first_ms)
+        if plays or watch_s:
+            changes.count(user, content, day_of(state.first_ms), plays, watch_s)
+    for day, (plays, watch_s) in state.days.items():
+        changes.count(user, content, day, plays, watch_s)
+    if state.deleted_ms and not state.present:
+        changes.deletes.append((key, state.deleted_ms))
+    elif state.present and state.record is not None:
+        changes.upserts.append((key, state.record, _original(state, prev), state.ms))
+
+
+def _original(state: KeyFold, prev: StoredRecord | None) -> int:
+    first = state.first or state.record
+    total = first.total_episodes if first else 0
+    return merge_original_episodes(prev.original_episodes if prev else None, state.original, total)
+
+
+def _note_content(changes: Changes, content: Content, record: PlayRecord, ms: int) -> None:
+    totals = changes.contents.setdefault(content, ContentSums(record, ms))
+    if ms > totals.last_ms:
+        totals.last_ms, totals.record = ms, record
+
+
+def _in_order(fold: PlayFold) -> Iterator[tuple[Key, KeyFold]]:
+    for name in sorted(fold.users):
+        for content, state in _sorted(fold.users[name].keys.items()):
+            yield (name, *content), state
+
+
+def _sorted(items: Iterable[tuple[Content, KeyFold]]) -> list[tuple[Content, KeyFold]]:
+    return sorted(items, key=lambda item: item[0])
+
+
+# --- days ---------------------------------------------------------------------
+
+_QUARTER_MS = 900_000
+
+
+def days_in(time_zone: str) -> Callable[[int], str]:
+    """A function from Unix milliseconds to the ISO date in *time_zone*.
+
+    Every zone's offset is a whole number of quarter hours, so it is worked out
+    once per quarter hour.
+    """
+    zone = ZoneInfo(time_zone)
+    known: dict[int, str] = {}
+
+    def day_of(ms: int) -> str:
+        quarter = ms // _QUARTER_MS
+        day = known.get(quarter)
+        if day is None:
+            if len(known) > 10_000:
+                known.clear()
+            moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+            day = known[quarter] = moment.astimezone(zone).date().isoformat()
+        return day
+
+    return day_of

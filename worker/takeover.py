@@ -1,0 +1,89 @@
+"""
+What whoever takes a shard does before it reads on: publish what is committed.
+
+A worker that died after its commit left the published checkpoint behind MySQL's.
+Cached copies filled meanwhile may be wrong for every user with an entry in
+between, so those are dropped in the script that publishes (protocol 16).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+
+from shared.connections import Pool, reading
+from shared.errors import InvalidField
+from shared.keys import shard_of
+from shared.streams import (
+    Checkpoint,
+    EntryId,
+    RawEntry,
+    clear_pending,
+    entry_id,
+    publish,
+    read_published,
+    read_range,
+)
+from worker.deps import Deps
+from worker.letters import body_of
+from worker.sinks import Sink, Touched
+
+_PAGE = 2_000
+_REPLAYED = """
+SELECT DISTINCT username FROM dead_letters
+WHERE stream = %s AND shard = %s AND state = 'replayed' AND resolved_batch_no > %s
+  AND username IS NOT NULL
+"""
+
+
+async def publish_committed(deps: Deps, sink: Sink, shard: int, committed: Checkpoint) -> bool:
+    """Bring the published checkpoint up to *committed*; True if it was behind."""
+    key = deps.keys.checkpoint(sink.stream, shard)
+    published = await read_published(deps.redis, key)
+    known = published or Checkpoint(incarnation=0, batch_no=0)
+    if (known.incarnation, known.batch_no) >= (committed.incarnation, committed.batch_no):
+        return False
+    touched = [user async for user in _touched_between(deps, sink, shard, known, committed)]
+    names = {user.username for user in touched}
+    names |= set(await _replayed(deps.pool, sink.stream, shard, known.batch_no))
+    keys = [sink.user_keys(shard, name) for name in names]
+    await publish(deps.redis, key, committed, uuid.uuid4().hex, keys)
+    await clear_pending(
+        deps.redis,
+        committed.last,
+        ((sink.user_keys(shard, user.username), user.written) for user in touched),
+    )
+    return True
+
+
+async def _touched_between(
+    deps: Deps, sink: Sink, shard: int, known: Checkpoint, committed: Checkpoint
+) -> AsyncIterator[Touched]:
+    fold = sink.new_fold()
+    async for identity, fields in _entries(deps, sink.stream, shard, known.last, committed.last):
+        try:
+            body, foreign = body_of(fields)
+            event = sink.decode(body)
+        except InvalidField:
+            continue
+        if shard_of(sink.username(event), deps.settings.shards) == shard:
+            fold.add(event, entry_id(identity).ms, len(body), foreign=foreign)
+    for user in sink.touched(fold):
+        yield user
+
+
+async def _entries(
+    deps: Deps, stream: str, shard: int, after: EntryId, through: EntryId
+) -> AsyncIterator[RawEntry]:
+    key = deps.keys.stream(stream, shard)
+    while page := await read_range(deps.redis, key, after, through, _PAGE):
+        for entry in page:
+            yield entry
+        after = entry_id(page[-1][0])
+
+
+async def _replayed(pool: Pool, stream: str, shard: int, batch_no: int) -> list[str]:
+    """Users whose dead letters were replayed after the published batch."""
+    async with reading(pool) as cursor:
+        await cursor.execute(_REPLAYED, (stream, shard, batch_no))
+        return [name for (name,) in await cursor.fetchall()]
