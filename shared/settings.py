@@ -41,6 +41,11 @@ def _redis_url(text: str) -> str:
     return text
 
 
+def _redis_url_or_none(text: str) -> str:
+    """empty, or redis://, rediss:// or unix:// followed by an address"""
+    return text and _redis_url(text)
+
+
 def _key_prefix(text: str) -> str:
     """text without braces (they are Redis Cluster's hash tags)"""
     if "{" in text or "}" in text:
@@ -104,7 +109,7 @@ class Settings:
     mysql_database: str = setting("MYSQL_DATABASE", _database, "moontv")
     mysql_pool_size: int = setting("MYSQL_POOL_SIZE", _integer(1, 1_000), "20")
     redis_url: str = setting("REDIS_URL", _redis_url, None, secret=True)
-    arq_redis_url: str = setting("ARQ_REDIS_URL", _redis_url, "", secret=True)
+    arq_redis_url: str = setting("ARQ_REDIS_URL", _redis_url_or_none, "", secret=True)
     key_prefix: str = setting("KEY_PREFIX", _key_prefix, "moontv:")
     username: str = setting("USERNAME", _text, None)
     password: str = setting("PASSWORD", _text, None, secret=True)
@@ -146,13 +151,12 @@ def from_env(environ: Mapping[str, str] | None = None) -> Settings:
             faults.append(str(fault))
     if faults:
         raise SettingsError("; ".join(faults))
+    values["arq_redis_url"] = values["arq_redis_url"] or values["redis_url"]
     return Settings(**values)
 
 
 def _parse(known: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
     variable, parse = known["variable"], known["parse"]
-    if variable == "ARQ_REDIS_URL" and not environ.get(variable):
-        variable = "REDIS_URL"
     text = environ.get(variable) or known["default"]
     if text is None:
         raise ValueError(f"{variable} is required: {parse.__doc__}")
