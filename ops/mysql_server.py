@@ -76,6 +76,10 @@ class MysqlServer(Server):
         self._users = directory / "users.sql"
         self._flavour_note = self.data / "moonwake-flavour"
 
+    @property
+    def title(self) -> str:
+        return "MySQL" if self._is_mysql else "MariaDB"
+
     def prepare(self) -> None:
         self._check_data()
         if not self.data.exists():

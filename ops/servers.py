@@ -56,6 +56,11 @@ class Server(Process):
         self.socket = self.data / f"{name}.sock"
         self._has_port = False
 
+    @property
+    def title(self) -> str:
+        """Its name as people write it."""
+        return self.name.capitalize()
+
     @abstractmethod
     def answers(self) -> bool:
         """Whether the server serves requests on its unix socket now."""

@@ -1,0 +1,34 @@
+"""
+The command line. Each command is a function in a module of its own, added here.
+
+An error of ours ends it with its message and exit status 1, never a traceback.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from ops.cookie import cookie
+from ops.database import db
+from ops.up import up
+from shared.errors import MoonwakeError
+
+cli = typer.Typer(
+    name="moonwake",
+    help="Acknowledges play records from Redis and writes each to MySQL exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+cli.command()(up)
+cli.command()(cookie)
+cli.add_typer(db, name="db")
+
+
+def app() -> None:
+    """What the program `moonwake` runs."""
+    try:
+        cli()
+    except MoonwakeError as fault:
+        typer.echo(f"moonwake: {fault}", err=True)
+        raise SystemExit(1) from fault

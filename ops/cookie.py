@@ -1,0 +1,28 @@
+"""`moonwake cookie`: a signed Cookie header, to try the API as any user."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Annotated
+
+import typer
+
+from ops import environment
+from shared.cookies import sign
+from shared.errors import SettingsError
+
+
+def cookie(user: Annotated[str, typer.Argument(help="Whose cookie: any name.")]) -> None:
+    """Print a Cookie header signed with PASSWORD, or with the local stack's password.
+
+    Use it as in: curl -H "$(moonwake cookie alice)" ...
+    """
+    known = environment.merge(os.environ, environment.load(environment.RUN))
+    if not (password := known.get("PASSWORD")):
+        raise SettingsError("PASSWORD is required: the site's password, which signs the cookies")
+    if not user:
+        raise typer.BadParameter("a user has a name")
+    role = "owner" if user == known.get("USERNAME") else "user"
+    value = sign(user, role, password, time.time_ns() // 1_000_000)
+    typer.echo(f"Cookie: user_auth={value}")
