@@ -90,7 +90,8 @@ def setting(
 ) -> Any:
     """One field of `Settings`: its environment variable, parser and default (None: required)."""
     return field(
-        metadata={"variable": variable, "parse": parse, "default": default, "secret": secret}
+        repr=not secret,
+        metadata={"variable": variable, "parse": parse, "default": default, "secret": secret},
     )
 
 
