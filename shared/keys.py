@@ -48,6 +48,10 @@ class Keys:
         """Set while the shard is above its high-water mark."""
         return f"{self.prefix}{{{shard}}}:{stream}:closed"
 
+    def stopped(self, stream: str, shard: int) -> str:
+        """Why the shard is stopped until an operator resumes it; absent while it is not."""
+        return f"{self.prefix}{{{shard}}}:{stream}:stopped"
+
     def lease(self, stream: str, shard: int) -> str:
         return f"{self.prefix}{{{shard}}}:{stream}:lease"
 
