@@ -26,6 +26,7 @@ missing_packages() {
     [ -x .venv/bin/python ] || "$python" -c 'import ensurepip' 2>/dev/null || echo python3-venv
     have mariadbd || have mysqld || echo mariadb-server-core
     have mariadb || have mysql || echo mariadb-client-core
+    have curl || echo curl # the line that `moonwake up` prints
     have redis-server || have valkey-server || have redis-check-rdb || echo redis-tools
     [ "${1:-}" != bench ] || have wrk || echo wrk
 }
