@@ -10,14 +10,15 @@ fail() { say "$*"; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 find_python() {
-    for name in ${PYTHON:-} python3.13 python3.12 python3.11 python3; do
+    for name in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
         if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
             >/dev/null 2>&1; then
             echo "$name"
             return
         fi
     done
-    fail "needs Python 3.11, 3.12 or 3.13 (PYTHON=/path/to/python3 names one)"
+    fail "needs Python 3.11, 3.12 or 3.13${PYTHON:+, which $PYTHON is not}" \
+        "(PYTHON=/path/to/python3 names one)"
 }
 
 # What this machine lacks, as names of Debian packages. None of them starts a service:
