@@ -51,9 +51,12 @@ build_venv() {
         return
     fi
     say "building .venv with $("$python" --version)"
-    # A moved or half-built environment is made anew, one in use is only brought up to date.
+    # A moved or half-built environment, or one of another Python, is made anew;
+    # one in use is only brought up to date.
     clear=
-    .venv/bin/python -m pip --version >/dev/null 2>&1 || clear=--clear
+    [ "$(.venv/bin/python -m pip --version 2>/dev/null | sed 's/.*(//')" = \
+        "$("$python" -c 'import sys; print("python %d.%d)" % sys.version_info[:2])')" ] ||
+        clear=--clear
     "$python" -m venv $clear .venv
     pip=".venv/bin/python -m pip install --quiet --disable-pip-version-check"
     $pip --require-hashes -r requirements-dev.txt
