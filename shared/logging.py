@@ -25,7 +25,7 @@ _SECRET_LENGTH_MIN = 4
 _COOKIES = re.compile(r"\b((?:user_)?auth=)[^;\s\"']+")
 
 
-def configure(settings: Settings) -> None:
+def set_up_logging(settings: Settings) -> None:
     """Send this process's logs, those of libraries too, to stdout."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -33,7 +33,7 @@ def configure(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.StackInfoRenderer(),
     ]
-    rendering = [*_renderers(settings), Redactor(secrets_in(settings))]
+    rendering: list[Processor] = [*_renderers(settings), Redactor(secrets_in(settings))]
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(
         processors=[*shared, *rendering],
