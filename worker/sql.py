@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shared.connections import Cursor, Dialect, dialect_of
@@ -19,6 +20,7 @@ ROWS_PER_STATEMENT = 2_000
 #: Well under max_allowed_packet of either server, whatever the characters.
 CHARACTERS_PER_STATEMENT = 1_000_000
 _ROWS_PER_TURN = 200
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Row = Sequence[Any]
 
@@ -26,6 +28,11 @@ Row = Sequence[Any]
 def row_text(literal: Callable[[Any], str], row: Row) -> str:
     """`(1,'a',NULL)`"""
     return "(" + ",".join([str(v) if type(v) is int else literal(v) for v in row]) + ")"
+
+
+def datetime_text(ms: int) -> str:
+    """Unix milliseconds as a DATETIME(3) in UTC."""
+    return (_EPOCH + timedelta(milliseconds=ms)).strftime("%Y-%m-%d %H:%M:%S.") + f"{ms % 1000:03d}"
 
 
 async def statement_rows(cursor: Cursor, rows: Iterable[Row]) -> AsyncIterator[list[str]]:

@@ -8,7 +8,6 @@ module only reads the stored records and writes the rows.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -30,7 +29,7 @@ from worker.sinks.folding import (
     settle,
     unresolved_keys,
 )
-from worker.sql import Row, join_values, upsert
+from worker.sql import Row, datetime_text, join_values, upsert
 
 _KEY = ("u", "s", "c")
 _ON_KEY = "ON t.username = k.u AND t.source = k.s AND t.content_id = k.c"
@@ -112,11 +111,25 @@ class PlaysSink:
 
         Raises `StoredRecordIsNewer` when a folded save is older than what is stored.
         """
-        stored = await _stored_records(cursor, unresolved_keys(fold))
+        stored = await self.stored(cursor, unresolved_keys(fold))
         changes = settle(fold, stored, self._day_of)
         if changes.needs_unfolding:
             raise StoredRecordIsNewer("a stored record is newer than the first of several events")
-        new_viewers = await self._new_viewers(cursor, changes, {key[0] for key in stored})
+        known_users = {key[0] for key in stored}
+        return await self.write(cursor, changes, known_users, shard, checkpoint.batch_no)
+
+    async def stored(self, cursor: Cursor, keys: Sequence[Key]) -> dict[Key, StoredRecord]:
+        """What MySQL holds of *keys*, which are sorted."""
+        return await _stored_records(cursor, keys)
+
+    async def write(
+        self, cursor: Cursor, changes: Changes, known_users: set[str], shard: int, batch_no: int
+    ) -> int:
+        """Write *changes* in a transaction that holds the shard's fence; the rows written.
+
+        *known_users* need no look-up, whoever else is missing is created.
+        """
+        new_viewers = await self._new_viewers(cursor, changes, known_users)
         await _delete(cursor, changes)
         await upsert(
             cursor,
@@ -126,7 +139,7 @@ class PlaysSink:
             (_record_row(*change) for change in changes.upserts),
         )
         await _insert_viewers(cursor, new_viewers)
-        await _add_daily(cursor, changes, self.stream, shard, checkpoint.batch_no)
+        await _add_daily(cursor, changes, self.stream, shard, batch_no)
         await _add_contents(cursor, changes)
         return (
             len(changes.upserts)
@@ -136,6 +149,12 @@ class PlaysSink:
             + len(changes.daily)
             + len(changes.contents)
         )
+
+    async def unknown_users(self, cursor: Cursor, usernames: Sequence[str]) -> list[str]:
+        """Those of *usernames*, which are sorted, that MySQL has not met."""
+        rows = [(name,) for name in usernames]
+        known = {name async for (name,) in _select(cursor, ("u",), rows, _USERS)}
+        return [name for name in usernames if name not in known]
 
     async def _new_viewers(
         self, cursor: Cursor, changes: Changes, known_users: set[str]
@@ -155,19 +174,16 @@ class PlaysSink:
 
     async def _provision(self, cursor: Cursor, usernames: list[str]) -> None:
         """Create the users of a validly signed cookie that MySQL has not met."""
-        rows = [(name,) for name in usernames]
-        known = {name async for (name,) in _select(cursor, ("u",), rows, _USERS)}
         # '!' is no hash: no password verifies against it.
         await upsert(
             cursor,
             "users",
             ("username", "password_hash", "role"),
             ("username = {old}username",),
-            (
+            [
                 (name, "!", "owner" if name == self._owner else "user")
-                for name in usernames
-                if name not in known
-            ),
+                for name in await self.unknown_users(cursor, usernames)
+            ],
         )
 
 
@@ -249,7 +265,7 @@ async def _add_contents(cursor: Cursor, changes: Changes) -> None:
                 sums.plays,
                 sums.watch_s,
                 sums.new_viewers,
-                _datetime(sums.last_ms),
+                datetime_text(sums.last_ms),
             )
             for content, sums in sorted(changes.contents.items())
         ),
@@ -274,16 +290,8 @@ def _record_row(key: Key, record: PlayRecord, original_episodes: int, event_ms: 
         record.remarks,
         record.douban_id,
         record.type,
-        None if record.save_time is None else _datetime(record.save_time),
+        None if record.save_time is None else datetime_text(record.save_time),
         original_episodes,
         extra,
         event_ms,
     )
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _datetime(ms: int) -> str:
-    """*ms* as a DATETIME(3) literal in UTC."""
-    return (_EPOCH + timedelta(milliseconds=ms)).strftime("%Y-%m-%d %H:%M:%S.") + f"{ms % 1000:03d}"
