@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from hashlib import sha1
 from typing import Any
 
+import structlog
 from hiredis import pack_command
 from redis.asyncio import Connection, Redis
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
@@ -20,6 +21,8 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseE
 from shared.errors import AppendRefused, StoreDown
 from shared.keys import Keys
 from shared.streams import Append, append_arguments, now_ms_of, script
+
+log = structlog.get_logger()
 
 _APPEND = script("append").encode()
 _APPEND_SHA = sha1(_APPEND, usedforsecurity=False).hexdigest().encode()
@@ -79,6 +82,9 @@ class AppendConnection:
                 raise
             await self._until(not_after_ms)
             raise AppendRefused(f"Redis did not answer in time: {error!r}") from error
+        if any(map(_is_read_only, replies)):
+            # A replica now: whoever is master next is found by connecting again.
+            await self.close()
         return [self._outcomes(group, reply) for group, reply in zip(groups, replies, strict=True)]
 
     async def close(self) -> None:
@@ -122,11 +128,17 @@ class AppendConnection:
         self._clock.saw(now_ms)
         if not answers:
             return [AppendRefused("the append reached Redis too late")] * len(group)
-        self.added[group[0].shard] = added
+        self._saw_added(group[0].shard, added)
         return [
             AppendRefused(f"Redis: {answer[1:].decode()}") if answer[:1] == b"!" else None
             for answer in answers
         ]
+
+    def _saw_added(self, shard: int, added: int) -> None:
+        before = self.added.get(shard, 0)
+        if added < before:
+            log.error("entries_added_went_back", shard=shard, before=before, now=added)
+        self.added[shard] = added
 
     async def _until(self, not_after_ms: int) -> None:
         left_s = (not_after_ms - self._clock.now_ms()) / 1000

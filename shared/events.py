@@ -98,6 +98,8 @@ INVALID_KEY = "Invalid key format"
 INVALID_ENTRY = "Invalid entry"
 
 _KNOWN = frozenset(PlayRecord.__struct_fields__)
+# A name before its colon; within a text its second quote would be escaped.
+_COUNTS = (b'"total_episodes":', b'"play_time":', b'"total_time":')
 
 _event_decoder = msgspec.json.Decoder(Event)
 _record_decoder = msgspec.json.Decoder(PlayRecord)
@@ -127,10 +129,13 @@ def decode(body: bytes) -> Event:
     return event
 
 
-def decode_record(raw: bytes) -> PlayRecord:
-    """The record in *raw* JSON. Raises `InvalidField` naming the field, e.g. `record.index`."""
-    # A null is as good as absent, but must not be kept: the entry would show it
-    # until it is drained and never after.
+def check_record(raw: bytes) -> tuple[PlayRecord, bytes]:
+    """The record in *raw* JSON, and the JSON that its entry keeps.
+
+    That is *raw* itself where it reads the same before the record is drained and
+    after: no null (as good as absent, but shown until then), no number left out.
+    Raises `InvalidField` naming the field, e.g. `record.index`.
+    """
     if b"null" not in raw:
         try:
             record = _record_decoder.decode(raw)
@@ -138,8 +143,9 @@ def decode_record(raw: bytes) -> PlayRecord:
             pass
         else:
             _check_printable(record)
-            return record
-    return record_from(loads(raw, INVALID_RECORD, "record"))
+            return record, raw if all(map(raw.__contains__, _COUNTS)) else encode_record(record)
+    record = record_from(loads(raw, INVALID_RECORD, "record"))
+    return record, encode_record(record)
 
 
 def loads(raw: bytes, error: str, field: str) -> Any:

@@ -7,12 +7,23 @@ sent, `save_time` (the client's, or the entry's time) and `original_episodes`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import orjson
 
 from shared.events import ExtendedPlayRecord, PlayRecord
 
 #: Optional columns in the order real front ends send them (facts section 4).
 _OPTIONAL = ("cover", "year", "search_title", "remarks", "douban_id", "type")
+#: The columns of `play_records` that `stored_view` takes, in its order.
+STORED_COLUMNS = (
+    *("source", "content_id", "title", "source_name", "cover", "year"),
+    *("episode_index", "total_episodes", "play_time", "total_time", "search_title", "remarks"),
+    *("douban_id", "content_type", "save_time", "original_episodes", "extra", "event_ms"),
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def merge_original_episodes(prev: int | None, given: int | None, total_episodes: int) -> int:
@@ -44,3 +55,36 @@ def view(record: PlayRecord, original_episodes: int, event_ms: int) -> dict[str,
     if type(record) is ExtendedPlayRecord:
         fields.update(record.extra)
     return fields
+
+
+def stored_view(row: Sequence[Any]) -> tuple[bytes, dict[str, Any]]:
+    """(record key, view) of a row of `STORED_COLUMNS`."""
+    source, content_id, title, source_name, cover, year, *numbers = row[:10]
+    search_title, remarks, douban_id, content_type, save_time, original, extra, event_ms = row[10:]
+    index, total_episodes, play_time, total_time = numbers
+    values = {
+        "title": title,
+        "source_name": source_name,
+        "cover": cover,
+        "year": year,
+        "index": index,
+        "total_episodes": total_episodes,
+        "play_time": play_time,
+        "total_time": total_time,
+        "search_title": search_title,
+        "remarks": remarks,
+        "douban_id": douban_id,
+        "type": content_type,
+        "save_time": None if save_time is None else _ms_of(save_time),
+    }
+    record = (
+        PlayRecord(**values)
+        if extra is None
+        else ExtendedPlayRecord(**values, extra=orjson.loads(extra))
+    )
+    return f"{source}+{content_id}".encode(), view(record, original, event_ms)
+
+
+def _ms_of(moment: datetime) -> int:
+    """A DATETIME(3) in UTC as Unix milliseconds."""
+    return (moment.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)

@@ -27,6 +27,7 @@ end
 local function is_pending(value)
   if not value then return false end
   local ms, seq = string.match(value, '^(%d+)-(%d+) ')
+  if not ms then return false end -- damaged: the entry must not fail for it
   if ms ~= published_ms then return greater(ms, published_ms) end
   return greater(seq, published_seq)
 end

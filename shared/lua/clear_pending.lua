@@ -19,7 +19,8 @@ for user = 1, #KEYS do
   for i = 1, count do
     if values[i] then
       local ms, seq = string.match(values[i], '^(%d+)-(%d+) ')
-      local written = at_or_below(ms, last_ms)
+      -- A damaged value tells nothing any more: it must not stop the others.
+      local written = not ms or at_or_below(ms, last_ms)
       if ms == last_ms then written = at_or_below(seq, last_seq) end
       if written then gone[#gone + 1] = fields[i] end
     end
