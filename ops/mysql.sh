@@ -20,12 +20,17 @@ is_mysql() { [ -x "$1/usr/sbin/mysqld" ] && chroot "$1" /usr/sbin/mysqld --versi
 
 on_path() { mysqld --version 2>/dev/null | grep -qv -i mariadb; }
 
+throw_away() {
+    umount "$fresh/proc" 2>/dev/null || : # debootstrap's, if it was interrupted
+    rm -rf --one-file-system "$fresh" "$fresh.log"
+}
+
 bootstrap() {
-    rm -rf "$1"
-    mkdir -p "$1"
-    chmod 755 "$1"
-    debootstrap --variant=minbase --include=mysql-server-core,mysql-client-core sid "$1" \
-        >"$1.log" 2>&1
+    throw_away
+    mkdir -p "$fresh"
+    chmod 755 "$fresh"
+    debootstrap --variant=minbase --include=mysql-server-core,mysql-client-core sid "$fresh" \
+        >"$fresh.log" 2>&1
 }
 
 make_root() {
@@ -37,15 +42,16 @@ make_root() {
             >/dev/null 2>&1 || skip "debootstrap could not be installed."
     }
     mkdir -p .servers
-    fresh="$PWD/.servers/mysql.$$"
-    trap 'rm -rf "$fresh"' EXIT
+    rm -rf --one-file-system .servers/fresh.*  # of runs that were killed
+    fresh="$PWD/.servers/fresh.$$"
+    trap throw_away EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
     say "installing MySQL into $made (about 650 MB, half a minute)"
-    bootstrap "$fresh" || { say "trying once more"; bootstrap "$fresh"; } ||
+    bootstrap || { say "trying once more"; bootstrap; } ||
         skip "debootstrap failed twice; it ends: $(tail -n 3 "$fresh.log")"
     is_mysql "$fresh" || skip "the installed MySQL does not run on this machine."
-    rm -rf "$made"
+    rm -rf --one-file-system "$made"
     mv "$fresh" "$made"
     rm -f "$fresh.log"
     trap - EXIT INT TERM

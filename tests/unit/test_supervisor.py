@@ -16,6 +16,13 @@ WAITS = "import signal; print('ready', flush=True); signal.pause()"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + WAITS
 
 
+class Failing(Process):
+    """Its preparation fails, as on a full disk."""
+
+    def prepare(self) -> None:
+        raise ProcessFailed("no room")
+
+
 class Stage:
     """Processes in one directory, ended with the test; what the supervisor says is kept."""
 
@@ -112,21 +119,33 @@ def test_a_process_that_was_well_for_long_starts_again_soon(stage: Stage) -> Non
     assert stage.said[-1].startswith("child ended with exit status 1, starts again in 0.5 s")
 
 
-def test_a_program_that_cannot_be_started_is_tried_again(stage: Stage) -> None:
-    """A failing start is said with its reason; the supervisor and the others go on."""
+def test_a_program_that_is_missing_is_named_in_the_log(stage: Stage) -> None:
+    """The process ends as in a shell, and its log tells why."""
     missing = Process("missing", stage.directory, argv=["/nonexistent/program"])
+
+    missing.launch()
+
+    end(missing)
+    assert 127 == missing.exit_status
+    assert "cannot run /nonexistent/program: No such file or directory" == missing.tail()
+
+
+def test_a_start_that_fails_is_tried_again_later(stage: Stage) -> None:
+    """A failing start is said with its reason; the supervisor and the others go on."""
+    failing = Failing("failing", stage.directory)
     child = stage.running(WAITS)
-    supervisor = Supervisor([missing, child], stage.said.append, now_s=0.0)
+    supervisor = Supervisor([failing, child], stage.said.append, now_s=0.0)
 
     supervisor.tend(0.0)
     supervisor.tend(0.5)
     supervisor.tend(1.5)
 
     assert child.pid is not None
-    failures = [text for text in stage.said if "did not start: [Errno 2]" in text]
-    assert ["in 1 s", "in 2 s"] == [
-        f"in {text.split(' in ')[1].split(' (')[0]}" for text in failures
-    ]
+    assert [
+        f"failing ended, starts again in 0.5 s (log: {failing.log})",
+        f"failing did not start: no room, starts again in 1 s (log: {failing.log})",
+        f"failing did not start: no room, starts again in 2 s (log: {failing.log})",
+    ] == stage.said
 
 
 def test_processes_are_asked_to_stop_and_end_by_themselves(stage: Stage) -> None:
