@@ -64,9 +64,7 @@ def append_of(keys: Keys, shards: int, event: dict[str, Any]) -> Append:
     source, content_id = event["source"], event["id"]
     field = written_field(source, content_id)
     if event["op"] == "delete":
-        return Append(
-            shard, owner, b"d", field, events.encode_delete(user, source, content_id)
-        )
+        return Append(shard, owner, b"d", field, events.encode_delete(user, source, content_id))
     parsed = events.record_from(event["record"])
     body, offset = events.encode_save(user, source, content_id, orjson.dumps(event["record"]))
     return Append(

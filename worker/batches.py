@@ -169,7 +169,8 @@ class BatchReader:
 
     async def _linger(self, batch: Batch, linger_ms: int, closing: asyncio.Event) -> bool:
         """Wait until the oldest entry is *linger_ms* old; False if there is nothing to wait for."""
-        left_ms = batch.first_ms + linger_ms - batch.now_ms
+        # An id may lie ahead of the clock: nobody waits longer than the linger time for it.
+        left_ms = min(batch.first_ms - batch.now_ms, 0) + linger_ms
         if batch.entries == 0 or left_ms <= 0:
             return False
         started_s = time.monotonic()

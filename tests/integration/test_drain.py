@@ -62,7 +62,9 @@ async def test_deletes_and_clears_remove_rows_and_count_nothing(deps: Deps) -> N
     await append(deps.settings, deps.redis, first)
     await drain_all(deps)
     await append(
-        deps.settings, deps.redis, [delete("ann", "1"), clear("bob"), save("bob", "3"), clear("cat")]
+        deps.settings,
+        deps.redis,
+        [delete("ann", "1"), clear("bob"), save("bob", "3"), clear("cat")],
     )
     await drain_all(deps)
 
