@@ -49,8 +49,11 @@ async def books(pool: Pool) -> tuple[int, int, int, int]:
     """(ordinal, applied, dead, lost) over all shards."""
     [row] = await rows(
         pool,
-        "SELECT CAST(COALESCE(SUM(ordinal), 0) AS SIGNED), CAST(COALESCE(SUM(applied), 0) AS SIGNED),"
-        " CAST(COALESCE(SUM(dead), 0) AS SIGNED), CAST(COALESCE(SUM(lost), 0) AS SIGNED)"
-        " FROM stream_checkpoints",
+        "SELECT "
+        + ", ".join(
+            f"CAST(COALESCE(SUM({name}), 0) AS SIGNED)"
+            for name in ("ordinal", "applied", "dead", "lost")
+        )
+        + " FROM stream_checkpoints",
     )
     return (row[0], row[1], row[2], row[3])

@@ -113,7 +113,7 @@ class BatchReader:
         """
         added = self._base + chunk.info.added
         expected = self._ordinal + len(chunk.entries)
-        if added < expected or chunk.info.last < self._after:
+        if added < expected:
             raise Rewound(f"{added} entries were added, {expected} had been read")
         lost = added - expected if at_tail else max(0, added - chunk.info.length - self._ordinal)
         self._ordinal += lost

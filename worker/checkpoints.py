@@ -19,11 +19,12 @@ ON DUPLICATE KEY UPDATE stream_checkpoints.shard = stream_checkpoints.shard
 """
 # batch_no always grows, so this row always changes: an UPDATE that changes nothing
 # reports rowcount 0, and positions may repeat after a restore.
-_ADVANCE = """
+_UPDATE = """
 UPDATE stream_checkpoints
 SET incarnation = %s, batch_no = %s, last_ms = %s, last_seq = %s, base = %s,
-    applied = %s, dead = %s, lost = %s, ordinal = %s, replid = %s,
-    seen_added = %s, seen_last_id = %s, seen_at = UTC_TIMESTAMP(3)
+    applied = %s, dead = %s, lost = %s, ordinal = %s, replid = %s"""
+_SEEN = ", seen_added = %s, seen_last_id = %s, seen_at = UTC_TIMESTAMP(3)"
+_WHERE_OLD = """
 WHERE stream = %s AND shard = %s
   AND incarnation = %s AND batch_no = %s AND last_ms = %s AND last_seq = %s
 """
@@ -49,18 +50,25 @@ async def lock(cursor: Cursor, stream: str, shard: int) -> Checkpoint:
 
 
 async def advance(
-    cursor: Cursor, stream: str, shard: int, old: Checkpoint, new: Checkpoint, info: StreamInfo
+    cursor: Cursor,
+    stream: str,
+    shard: int,
+    old: Checkpoint,
+    new: Checkpoint,
+    info: StreamInfo | None,
 ) -> None:
     """Move the row from *old* to *new*: the fence. First statement of every batch.
 
-    *info* is the stream as it was seen, kept for the day Redis loses it (protocol 24).
-    Raises `CheckpointMoved` if another worker is ahead.
+    *info* is the stream as it was seen, kept for the day Redis loses it (protocol 24);
+    None where nobody looked. Raises `CheckpointMoved` if another worker is ahead.
     """
-    position = (new.incarnation, new.batch_no, new.last.ms, new.last.seq, new.base)
-    books = (new.applied, new.dead, new.lost, new.ordinal, new.replid)
-    seen = (new.base + info.added, str(info.last))
-    condition = (stream, shard, old.incarnation, old.batch_no, old.last.ms, old.last.seq)
-    if await cursor.execute(_ADVANCE, (*position, *books, *seen, *condition)) != 1:
+    values: list[int | str] = [new.incarnation, new.batch_no, new.last.ms, new.last.seq, new.base]
+    values += (new.applied, new.dead, new.lost, new.ordinal, new.replid)
+    if info is not None:
+        values += (new.base + info.added, str(info.last))
+    values += (stream, shard, old.incarnation, old.batch_no, old.last.ms, old.last.seq)
+    statement = _UPDATE + (_SEEN if info is not None else "") + _WHERE_OLD
+    if await cursor.execute(statement, values) != 1:
         raise CheckpointMoved(f"{stream} shard {shard} is no longer at batch {old.batch_no}")
 
 

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 import structlog
@@ -86,16 +87,22 @@ class Dispatcher:
                 await self.tick()
             except StoreDown as error:
                 log.warning("dispatch_failed", error=str(error))
-                await self._pause(1.0)
-            await self._pause(TICK_S)
+                await _happens(self._stopping, 1.0)
+            await _happens(self._stopping, TICK_S)
 
     async def tick(self) -> None:
         """Report this worker, and lease and enqueue the shards it has room for."""
         now_ms, workers, states = await self._look()
         await self._report(now_ms, workers)
-        live = sum(1 for seen_ms in workers.values() if now_ms - seen_ms < LIVE_MS)
+        others = [
+            len(about["shards"])
+            for name, about in workers.items()
+            if name != self.worker_id and now_ms - about["seen_ms"] < LIVE_MS
+        ]
         waiting = [shard for shard, state in states.items() if self._wants_visit(shard, state)]
-        self.share = max(1, math.ceil(len(waiting) / max(1, live)))
+        self.share = max(1, math.ceil(len(waiting) / (len(others) + 1)))
+        if len(self.drains) > self.share > min(others, default=self.share):
+            next(iter(self.drains.values())).stop()  # a worker with room takes it over
         random.shuffle(waiting)
         for shard in waiting:
             if len(self._tasks) >= self.share or self._stopping.is_set():
@@ -116,7 +123,8 @@ class Dispatcher:
             self._visited_s[shard] = time.monotonic()
             await self.enqueue(*shard, lease_id)
 
-    async def _look(self) -> tuple[int, dict[bytes, int], dict[Shard, ShardState]]:
+    async def _look(self) -> tuple[int, dict[str, Any], dict[Shard, ShardState]]:
+        """(Redis' time, what each worker last reported, every shard's state)"""
         keys, shards = self.deps.keys, self._shards()
         with redis_errors():
             async with self.deps.redis.pipeline(transaction=False) as pipe:
@@ -140,10 +148,10 @@ class Dispatcher:
             )
             for i, shard in enumerate(shards)
         }
-        seen = {name: orjson.loads(about)["seen_ms"] for name, about in workers.items()}
-        return now_ms_of(now), seen, states
+        reports = {name.decode(): orjson.loads(about) for name, about in workers.items()}
+        return now_ms_of(now), reports, states
 
-    async def _report(self, now_ms: int, workers: dict[bytes, int]) -> None:
+    async def _report(self, now_ms: int, workers: dict[str, Any]) -> None:
         about = {
             "seen_ms": now_ms,
             "started_ms": int(self._started_s * 1000),
@@ -151,8 +159,7 @@ class Dispatcher:
             "pid": os.getpid(),
             "shards": sorted(f"{stream}:{shard}" for stream, shard in self._tasks),
         }
-        workers[self.worker_id.encode()] = now_ms
-        gone = [name.decode() for name, seen_ms in workers.items() if now_ms - seen_ms > _FORGET_MS]
+        gone = [name for name, other in workers.items() if now_ms - other["seen_ms"] > _FORGET_MS]
         with redis_errors():
             async with self.deps.redis.pipeline(transaction=False) as pipe:
                 pipe.hset(self.deps.keys.workers, self.worker_id, orjson.dumps(about).decode())
@@ -181,7 +188,8 @@ class Dispatcher:
     async def _drain(self, shard: Shard, lease_id: str) -> None:
         pace = self._paces.setdefault(shard, Pace(self.deps.settings))
         drain = self.drains[shard] = ShardDrain(self.deps, self.sinks[shard[0]], shard[1], pace)
-        renewing = asyncio.create_task(self._keep_lease(shard, lease_id, drain))
+        drained = asyncio.Event()
+        renewing = asyncio.create_task(self._keep_lease(shard, lease_id, drain, drained))
         more = False
         try:
             await self._note_takeover(shard)
@@ -196,15 +204,17 @@ class Dispatcher:
             log.exception("drain_failed", stream=shard[0], shard=shard[1])
             lease_id = ""
         finally:
-            renewing.cancel()
+            drained.set()
+            await renewing
             del self.drains[shard]
             del self._tasks[shard]
         await self._pass_on(shard, lease_id, more=more)
 
-    async def _keep_lease(self, shard: Shard, lease_id: str, drain: ShardDrain) -> None:
-        """Renew the lease; a drain that lost it stops after the batch in hand."""
-        while True:
-            await asyncio.sleep(RENEW_S)
+    async def _keep_lease(
+        self, shard: Shard, lease_id: str, drain: ShardDrain, drained: asyncio.Event
+    ) -> None:
+        """Renew the lease until *drained*; a drain that lost it stops after the batch in hand."""
+        while not await _happens(drained, RENEW_S):
             try:
                 kept = await leases.renew(self.deps.redis, self.deps.keys.lease(*shard), lease_id)
             except StoreDown:
@@ -265,9 +275,12 @@ class Dispatcher:
         except StoreDown as error:
             log.warning("goodbye_failed", error=str(error))
 
-    async def _pause(self, pause_s: float) -> None:
-        try:
-            async with asyncio.timeout(pause_s):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
+
+async def _happens(event: asyncio.Event, within_s: float) -> bool:
+    """Wait for *event*, at most *within_s*; say whether it happened."""
+    try:
+        async with asyncio.timeout(within_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -105,8 +105,7 @@ def unpack_fields(raw: bytes) -> list[bytes]:
     """The names and values in *raw*; the last may be cut short where raw was."""
     values: list[bytes] = []
     at = 0
-    while at < len(raw):
-        colon = raw.index(b":", at)
+    while (colon := raw.find(b":", at)) >= 0:
         end = colon + 1 + int(raw[at:colon])
         values.append(raw[colon + 1 : end])
         at = end + 1

@@ -29,10 +29,10 @@ from worker.letters import body_of
 from worker.sinks import Sink, Touched
 
 _PAGE = 2_000
+# resolved_batch_no counts in the shard of the user, which need not be the letter's.
 _REPLAYED = """
 SELECT DISTINCT username FROM dead_letters
-WHERE stream = %s AND shard = %s AND state = 'replayed' AND resolved_batch_no > %s
-  AND username IS NOT NULL
+WHERE stream = %s AND state = 'replayed' AND resolved_batch_no > %s
 """
 
 
@@ -45,7 +45,8 @@ async def publish_committed(deps: Deps, sink: Sink, shard: int, committed: Check
         return False
     touched = [user async for user in _touched_between(deps, sink, shard, known, committed)]
     names = {user.username for user in touched}
-    names |= set(await _replayed(deps.pool, sink.stream, shard, known.batch_no))
+    replayed = await _replayed(deps.pool, sink.stream, known.batch_no)
+    names.update(name for name in replayed if shard_of(name, deps.settings.shards) == shard)
     keys = [sink.user_keys(shard, name) for name in names]
     await publish(deps.redis, key, committed, uuid.uuid4().hex, keys)
     await clear_pending(
@@ -82,8 +83,8 @@ async def _entries(
         after = entry_id(page[-1][0])
 
 
-async def _replayed(pool: Pool, stream: str, shard: int, batch_no: int) -> list[str]:
-    """Users whose dead letters were replayed after the published batch."""
+async def _replayed(pool: Pool, stream: str, batch_no: int) -> list[str]:
+    """Users whose dead letters were replayed in a batch after the published one."""
     async with reading(pool) as cursor:
-        await cursor.execute(_REPLAYED, (stream, shard, batch_no))
+        await cursor.execute(_REPLAYED, (stream, batch_no))
         return [name for (name,) in await cursor.fetchall()]

@@ -57,10 +57,12 @@ class Tables:
             self.records.pop(key, None)
         for key, record, original, ms in changes.upserts:
             self.records[key] = (record, original, ms)
-        for key, _ in changes.viewers:
-            if key not in self.viewers:
-                self.viewers.add(key)
-                changes.contents[key[1:]].new_viewers += 1
+        for key in {key for key, _ in changes.viewers} - self.viewers:
+            self.viewers.add(key)
+            changes.contents[key[1:]].new_viewers += 1
+        self._count(changes)
+
+    def _count(self, changes: Changes) -> None:
         for content, sums in changes.contents.items():
             totals = self.contents.setdefault(content, [0, 0, 0])
             for i, value in enumerate((sums.plays, sums.watch_s, sums.new_viewers)):
