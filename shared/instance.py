@@ -1,8 +1,8 @@
 """
-What must be true of Redis before a process may use it: fit to keep streams, same shard count.
+What every process checks at its start: a Redis that can keep what it acknowledges.
 
-A user's shard follows from the shard count, so it is fixed at first start and kept
-in both stores; a start with another count would scatter users over two shards.
+A user's shard follows from the shard count, so that is fixed at the first start and
+kept in both stores.
 """
 
 from __future__ import annotations
@@ -10,48 +10,79 @@ from __future__ import annotations
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from shared.connections import Cursor, redis_errors
 from shared.errors import SettingsError
 from shared.keys import Keys
 
-_CREATE = """
+#: The first with entries-added in XINFO STREAM.
+REDIS_MIN = (7, 0)
+
+_KEEP = """
 INSERT INTO instance_settings (name, value) VALUES ('shards', %s)
 ON DUPLICATE KEY UPDATE instance_settings.value = instance_settings.value
 """
-_READ = "SELECT value FROM instance_settings WHERE name = 'shards'"
+_KEPT = "SELECT value FROM instance_settings WHERE name = 'shards'"
 
 
-async def check_redis(redis: Redis, keys: Keys, shards: int) -> None:
-    """Raise `SettingsError` where this Redis cannot serve; `StoreDown` where it does not answer."""
+async def check_redis(redis: Redis) -> None:
+    """Raise `SettingsError` unless this Redis has what moonwake needs; `StoreDown` if it is down.
+
+    Where CONFIG is denied, as hosted servers do, the eviction policy is left to `doctor`.
+    """
     with redis_errors():
-        about: dict[str, Any] = await redis.info("server")
-        memory: dict[str, Any] = await redis.info("memory")
+        server: dict[str, Any] = await redis.info("server")
+        policy = await _eviction_policy(redis)
+    version = str(server.get("redis_version", "0"))
+    if _numbers(version) < REDIS_MIN:
+        raise SettingsError(
+            f"REDIS_URL: this server is version {version}; Redis 7.0+ or Valkey is needed"
+            " (entries-added of XINFO STREAM)"
+        )
+    if policy not in {"noeviction", ""}:
+        raise SettingsError(
+            f"REDIS_URL: this server's maxmemory-policy is {policy}, which may evict"
+            " acknowledged events; set it to noeviction"
+        )
+
+
+async def fix_shard_count(redis: Redis, keys: Keys, shards: int) -> None:
+    """Fix the shard count at the first start, and refuse another ever after.
+
+    Another count would send a user's events to another stream, out of order.
+    Raises `SettingsError` or `StoreDown`.
+    """
+    with redis_errors():
         await redis.set(keys.shard_count, shards, nx=True)
-        fixed = int(await redis.get(keys.shard_count) or 0)
-    version = str(about.get("redis_version", "0"))
-    if int(version.partition(".")[0]) < 7:
-        raise SettingsError(
-            f"REDIS_URL: Redis {version} has no entries-added; Redis 7.0+ or Valkey is needed"
-        )
-    policy = str(memory.get("maxmemory_policy", "noeviction"))
-    if policy.startswith("allkeys-"):
-        raise SettingsError(
-            f"REDIS_URL: maxmemory-policy {policy} may evict streams; set it to noeviction"
-        )
-    _same(fixed, shards, "Redis")
+        fixed: bytes = await redis.get(keys.shard_count)
+    _compare(shards, int(fixed), f"this Redis was first used with {{}} (key {keys.shard_count})")
 
 
-async def check_mysql(cursor: Cursor, shards: int) -> None:
-    """Raise `SettingsError` if the database was begun with another shard count."""
-    await cursor.execute(_CREATE, (str(shards),))
-    await cursor.execute(_READ)
-    row = await cursor.fetchone()
-    _same(int(row[0]) if row else shards, shards, "MySQL")
+async def keep_shard_count(cursor: Cursor, shards: int) -> None:
+    """The same for MySQL. Raises `SettingsError`."""
+    await cursor.execute(_KEEP, (str(shards),))
+    await cursor.execute(_KEPT)
+    [kept] = await cursor.fetchone()
+    _compare(shards, int(kept), "this database was first used with {} (instance_settings)")
 
 
-def _same(fixed: int, shards: int, store: str) -> None:
+def _compare(shards: int, fixed: int, where: str) -> None:
     if fixed != shards:
         raise SettingsError(
-            f"SHARDS is {shards}, but {store} was begun with {fixed}: it cannot be changed later"
+            f"SHARDS is {shards}, but {where.format(fixed)}; the count cannot change afterwards"
         )
+
+
+async def _eviction_policy(redis: Redis) -> str:
+    try:
+        reply: dict[str, str] = await redis.config_get("maxmemory-policy")
+    except ResponseError:
+        return ""
+    # Volatile policies evict keys with a TTL only, which no stream has; but what they
+    # evict are leases and caches, and memory full of streams still ends in OOM.
+    return reply.get("maxmemory-policy", "")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

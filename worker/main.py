@@ -223,10 +223,11 @@ async def _wait_for_stores(deps: Deps, stopping: asyncio.Event) -> bool:
 
 
 async def _check_redis(deps: Deps) -> None:
-    await instance.check_redis(deps.redis, deps.keys, deps.settings.shards)
+    await instance.check_redis(deps.redis)
+    await instance.fix_shard_count(deps.redis, deps.keys, deps.settings.shards)
 
 
 async def _check_mysql(deps: Deps) -> None:
     async with reading(deps.pool) as cursor:
         await schema.check(cursor)
-        await instance.check_mysql(cursor, deps.settings.shards)
+        await instance.keep_shard_count(cursor, deps.settings.shards)
