@@ -1,0 +1,1 @@
+"""HTTP front: acknowledges from Redis, reads Redis and MySQL; never imports `worker`."""

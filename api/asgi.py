@@ -1,0 +1,37 @@
+"""ASGI as this front uses it: plain types, and a request's body within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from api.errors import TooLarge
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+BODY_BYTES_MAX = 65_536
+
+
+class Disconnected(Exception):
+    """The client went away in the middle of its body."""
+
+
+async def read_body(scope: Scope, receive: Receive) -> bytes:
+    """The request's body. Raises `TooLarge` without reading further, or `Disconnected`."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and int(value) > BODY_BYTES_MAX:
+            raise TooLarge(f"Body over {BODY_BYTES_MAX} bytes")
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        part: bytes = message.get("body", b"")
+        body = body + part if body else part
+        if len(body) > BODY_BYTES_MAX:
+            raise TooLarge(f"Body over {BODY_BYTES_MAX} bytes")
+        if not message.get("more_body"):
+            return body

@@ -1,0 +1,121 @@
+"""
+Every error a client sees, rendered in one place: `{"error": text, ...}` and its status.
+
+Only a missing login is plain text, as real front ends expect it (facts section 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import orjson
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from shared.errors import Closed, InvalidField, MoonwakeError, Unavailable
+
+log = structlog.get_logger()
+
+#: A shard above its mark needs seconds to drain; a store that restarts comes back sooner.
+CLOSED_RETRY_S, RETRY_S = 5, 2
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Unauthorized(MoonwakeError):
+    """No valid login cookie."""
+
+
+class OwnerOnly(MoonwakeError):
+    """The login is not the site owner's."""
+
+
+class TooLarge(MoonwakeError):
+    """The body is longer than any record."""
+
+
+class ErrorBody(msgspec.Struct, omit_defaults=True):
+    """What every error but a missing login says; *field* and *allowed* name a broken rule."""
+
+    error: str
+    field: str | None = None
+    allowed: str | None = None
+
+
+class Answer:
+    """A whole answer, encoded once: two ASGI messages."""
+
+    __slots__ = ("body", "headers", "messages", "status")
+
+    def __init__(
+        self, status: int, body: bytes, kind: bytes = b"application/json", headers: Headers = ()
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.headers = [
+            (b"content-type", kind),
+            (b"content-length", b"%d" % len(body)),
+            *headers,
+        ]
+        self.messages: tuple[Any, Any] = (
+            {"type": "http.response.start", "status": status, "headers": self.headers},
+            {"type": "http.response.body", "body": body},
+        )
+
+
+_FIXED: dict[type[Exception], Answer] = {
+    Unauthorized: Answer(401, b"Unauthorized", b"text/plain; charset=utf-8"),
+    OwnerOnly: Answer(401, orjson.dumps({"error": "权限不足"})),
+}
+_INTERNAL = Answer(500, orjson.dumps({"error": "Internal Server Error"}))
+
+
+def answer_of(error: Exception) -> Answer:
+    """What the client gets for *error*; whatever is not expected is logged and hidden."""
+    if fixed := _FIXED.get(type(error)):
+        return fixed
+    if isinstance(error, InvalidField):
+        return _refusal(400, error.error, field=error.field, allowed=error.allowed)
+    if isinstance(error, TooLarge):
+        return _refusal(413, str(error))
+    if isinstance(error, Unavailable):
+        return _unavailable(error)
+    if isinstance(error, HTTPException) and error.status_code < 500:
+        headers = [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
+        return _refusal(error.status_code, error.detail, headers=headers)
+    log.error("request_failed", exc_info=error)
+    return _INTERNAL
+
+
+def handle(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Litestar's exception handler."""
+    return response_of(answer_of(error))
+
+
+def response_of(answer: Answer) -> Response[bytes]:
+    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    kind = headers.pop("content-type")
+    return Response(answer.body, status_code=answer.status, media_type=kind, headers=headers)
+
+
+def _unavailable(error: Unavailable) -> Answer:
+    closed = isinstance(error, Closed)
+    # Why a store fails is for the log: the text of a driver names hosts and ports.
+    text = str(error) if closed else "Service temporarily unavailable"
+    retry_s = CLOSED_RETRY_S if closed else RETRY_S
+    return _refusal(503, text, headers=[(b"retry-after", b"%d" % retry_s)])
+
+
+def _refusal(
+    status: int,
+    error: str,
+    *,
+    field: str | None = None,
+    allowed: str | None = None,
+    headers: Headers = (),
+) -> Answer:
+    body = msgspec.json.encode(ErrorBody(error, field, allowed))
+    return Answer(status, body, headers=headers)

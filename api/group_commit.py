@@ -1,0 +1,139 @@
+"""
+Group commit: the events that wait at a moment go to Redis in one round trip (protocol 1).
+
+Requests enqueue and await a future; one long-lived task per process sends. A
+request that goes away takes nothing with it: its event is sent all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import structlog
+
+from shared.appends import AppendConnection
+from shared.errors import AppendRefused
+from shared.streams import Append
+
+log = structlog.get_logger()
+
+#: Bounds of one group: a script holds up everybody else's commands while it runs.
+GROUP_EVENTS_MAX, GROUP_BYTES_MAX = 500, 262_144
+#: Events that may wait while Redis does not answer; a client would have given up on more.
+QUEUE_EVENTS_MAX = 10_000
+
+Outcome = asyncio.Future[AppendRefused | None]
+Waiting = tuple[Append, Outcome]
+
+
+class GroupCommit:
+    """The queue between requests and the append connection."""
+
+    def __init__(
+        self,
+        connection: AppendConnection,
+        observe_group: Callable[[int], None],
+        *,
+        queue_events_max: int = QUEUE_EVENTS_MAX,
+    ) -> None:
+        self._connection = connection
+        self._observe_group = observe_group
+        self._queue_events_max = queue_events_max
+        self._waiting: deque[Waiting] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._stopping = False
+        self._noted: AppendRefused | None = None
+
+    async def append(self, event: Append) -> None:
+        """Return once Redis holds *event*. Raises `AppendRefused`."""
+        if len(self._waiting) >= self._queue_events_max:
+            raise AppendRefused(f"{self._queue_events_max} events wait for Redis")
+        outcome: Outcome = asyncio.get_running_loop().create_future()
+        self._waiting.append((event, outcome))
+        if self._wake is not None:
+            self._rouse()
+        refused = await outcome
+        if refused is not None:
+            raise AppendRefused(str(refused))
+
+    async def run(self) -> None:
+        """Send groups until `stop` was called and nothing waits."""
+        try:
+            while self._waiting or await self._something_waits():
+                await self._send(self._take())
+        finally:
+            self._refuse_all()
+            await self._connection.close()
+
+    def stop(self) -> None:
+        """Let `run` end when the queue is empty."""
+        self._stopping = True
+        self._rouse()
+
+    def _rouse(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    async def _something_waits(self) -> bool:
+        if not self._stopping:
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        return bool(self._waiting)
+
+    def _take(self) -> list[Waiting]:
+        """The next group, oldest events first."""
+        group: list[Waiting] = []
+        size = 0
+        while self._waiting and len(group) < GROUP_EVENTS_MAX:
+            size += len(self._waiting[0][0].body)
+            if group and size > GROUP_BYTES_MAX:
+                break
+            group.append(self._waiting.popleft())
+        return group
+
+    async def _send(self, group: list[Waiting]) -> None:
+        shards: dict[int, list[Waiting]] = {}
+        for waiter in group:
+            shards.setdefault(waiter[0].shard, []).append(waiter)
+        try:
+            answers = await self._connection.append(
+                [[event for event, _ in waiting] for waiting in shards.values()]
+            )
+        except AppendRefused as error:
+            self._note(error)
+            _refuse(group, error)
+        except BaseException as error:
+            _refuse(group, AppendRefused(f"the flusher died: {error!r}"))
+            raise
+        else:
+            self._observe_group(len(group))
+            for waiting, refusals in zip(shards.values(), answers, strict=True):
+                _settle(waiting, refusals)
+            self._note(next(filter(None, chain.from_iterable(answers)), None))
+
+    def _note(self, refusal: AppendRefused | None) -> None:
+        # Once per outage: a line per group would bury everything else.
+        if refusal is not None and self._noted is None:
+            log.error("append_failed", error=str(refusal))
+        self._noted = refusal
+
+    def _refuse_all(self) -> None:
+        self._queue_events_max = 0
+        left = list(self._waiting)
+        self._waiting.clear()
+        _refuse(left, AppendRefused("the process is stopping"))
+
+
+def _refuse(waiting: Sequence[Waiting], refusal: AppendRefused) -> None:
+    _settle(waiting, [refusal] * len(waiting))
+
+
+def _settle(waiting: Sequence[Waiting], refusals: Sequence[AppendRefused | None]) -> None:
+    """Tell each waiter; one that was cancelled must not stop the others."""
+    for (_, outcome), refusal in zip(waiting, refusals, strict=True):
+        if not outcome.done():
+            outcome.set_result(refusal)

@@ -1,0 +1,166 @@
+"""
+/api/playrecords: a player's position comes in, a user's records go out.
+
+One event passes: here, shared/events, shared/streams, worker/drain,
+worker/sinks/plays. The POST is bare ASGI: it is nearly every request there is,
+and a framework's routing and models would cost more than all the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+from urllib.parse import parse_qs
+
+import msgspec
+import orjson
+from litestar import Request, Response, delete, get, post
+from litestar.types import ASGIApp
+from msgspec import Raw, Struct
+
+from api.asgi import Disconnected, Receive, Scope, Send, read_body
+from api.errors import Answer, answer_of, response_of
+from api.gate import Visitor
+from api.site import Site, site_of
+from shared import events
+from shared.errors import InvalidField
+from shared.events import INVALID_KEY, PlayRecord
+from shared.keys import CLEAR_FIELD
+from shared.streams import Append, written_field
+
+PATH = "/api/playrecords"
+MISSING = "Missing key or record"
+
+_SAVED = Answer(200, b'{"success":true}')
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+class SaveRequest(Struct):
+    """Body of a POST: the record of one content, `key` is source+id."""
+
+    key: str
+    record: PlayRecord
+
+
+class _SaveRequest(Struct, forbid_unknown_fields=True):
+    """The same with the record's own bytes, which the entry keeps."""
+
+    key: str
+    record: Raw
+
+
+class Saved(Struct):
+    success: bool = True
+
+
+_decode_body = msgspec.json.Decoder(_SaveRequest).decode
+
+
+class SavePlayRecord:
+    """The ASGI callable for `POST /api/playrecords`."""
+
+    def __init__(self, site: Site) -> None:
+        self._visitor = site.gate.visitor
+        self._append = site.append
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.respond(scope, receive, send)
+
+    async def respond(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Answer one request; the status, 0 for a client that went away."""
+        try:
+            visitor = self._visitor(scope["headers"])
+            body = await read_body(scope, receive)
+            await self._append(save_of(visitor, body))
+            answer = _SAVED
+        except Disconnected:
+            return 0
+        except Exception as error:  # noqa: BLE001 - answer_of logs what is not expected
+            answer = answer_of(error)
+        start, content = answer.messages
+        await send(start)
+        await send(content)
+        return answer.status
+
+
+def save_of(visitor: Visitor, body: bytes) -> Append:
+    """The save event in *body*. Raises `InvalidField`, in the order real front ends know."""
+    try:
+        request = _decode_body(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        key, raw = _parts_of(body)
+    else:
+        key, raw = request.key, bytes(request.record)
+    if not key or raw in _FALSY:
+        raise InvalidField(MISSING, "record" if key else "key", "an object {key, record}")
+    record, raw = events.check_record(raw)
+    source, content_id = events.split_key(key)
+    entry, offset = events.encode_save(visitor.username, source, content_id, raw)
+    return Append(
+        visitor.shard,
+        visitor.keys,
+        b"s",
+        written_field(source, content_id),
+        entry,
+        offset,
+        record.total_episodes,
+        record.original_episodes,
+        record.save_time is not None,
+    )
+
+
+#: What JavaScript takes for a missing record.
+_FALSY = frozenset((b"null", b"false", b"0", b'""'))
+
+
+def _parts_of(body: bytes) -> tuple[object, bytes]:
+    """(key, record as JSON) of a body that holds more or other things than it should."""
+    fields = events.loads(body, MISSING, "body")
+    if not isinstance(fields, dict):
+        raise InvalidField(MISSING, "body", "an object {key, record}")
+    return fields.get("key"), orjson.dumps(fields.get("record"))
+
+
+def delete_of(visitor: Visitor, query: bytes) -> Append:
+    """The event of a DELETE: of one record, or of all where *query* has no key.
+
+    Raises `InvalidField`.
+    """
+    key = _key_in(query)
+    if key is None:
+        entry = events.encode_clear(visitor.username)
+        return Append(visitor.shard, visitor.keys, b"c", CLEAR_FIELD, entry)
+    source, content_id = events.split_key(key)
+    entry = events.encode_delete(visitor.username, source, content_id)
+    return Append(visitor.shard, visitor.keys, b"d", written_field(source, content_id), entry)
+
+
+def _key_in(query: bytes) -> str | None:
+    try:
+        fields = parse_qs(query.decode(), keep_blank_values=True, errors="strict")
+    except (UnicodeError, ValueError):
+        raise InvalidField(INVALID_KEY, "key", "UTF-8, percent-encoded") from None
+    return fields["key"][0] if "key" in fields else None
+
+
+@get(PATH, status_code=200)
+async def read_play_records(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The visitor's records: key -> record."""
+    site = site_of(request)
+    visitor = site.gate.visitor(request.scope["headers"])
+    records = await site.reads.play_records(visitor)
+    return response_of(Answer(200, records, headers=[_NO_STORE]))
+
+
+@delete(PATH, status_code=200)
+async def delete_play_records(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Delete the record `key`, or all records without one."""
+    site = site_of(request)
+    visitor = site.gate.visitor(request.scope["headers"])
+    await site.append(delete_of(visitor, request.scope["query_string"]))
+    return response_of(_SAVED)
+
+
+@post(PATH, status_code=200)
+async def save_play_record(request: Request[Any, Any, Any]) -> ASGIApp:
+    """Save one record. Only requests that do not come by the short way pass here."""
+    return cast("ASGIApp", SavePlayRecord(site_of(request)))

@@ -1,0 +1,170 @@
+"""
+A user's play records, such that every acknowledged write is in them (protocol 6 to 8).
+
+The order is the whole proof: first Redis in one MULTI (version, overlay, published
+checkpoint, cached copy), then MySQL. What the overlay no longer counts, because it
+lies at or below that checkpoint, was committed before MySQL was asked; and the
+merged view fills the cache only if nothing was appended since that version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from redis.asyncio import Redis
+
+from api.gate import Visitor
+from shared.connections import MySQLError, redis_errors
+from shared.errors import StoreDown, Transient
+from shared.keys import MARKER_FIELD, Keys, UserKeys
+from shared.overlay import Overlay, merge, read_overlay
+from shared.streams import BEGINNING, EntryId, clear_pending, published_of, script
+
+log = structlog.get_logger()
+
+STREAM = "plays"
+LOAD_TIMEOUT_S = 3.0
+#: A fill whose sources are older is thrown away.
+FILL_AGE_MAX_S = 30.0
+_TTL_MS, _TTL_JITTER_MS = 3_600_000, 360_000
+
+#: username -> the records MySQL holds: record key -> view
+Load = Callable[[str], Awaitable[dict[bytes, dict[str, Any]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What Redis knew of one user's records at one moment."""
+
+    version: bytes
+    pending: Mapping[bytes, bytes]
+    published: EntryId
+    cached: Mapping[bytes, bytes]
+    taken_at_s: float
+
+
+class Reads:
+    """Reads through the cache; one load per user and version at a time in this process."""
+
+    def __init__(self, redis: Redis, keys: Keys, load: Load) -> None:
+        self._redis = redis
+        self._keys = keys
+        self.load = load
+        self._fill = redis.register_script(script("fill"))
+        self._loads: dict[tuple[str, bytes], asyncio.Task[bytes]] = {}
+
+    async def play_records(self, visitor: Visitor) -> bytes:
+        """The visitor's records as a JSON object: record key -> record. Raises `StoreDown`."""
+        snapshot = await self._snapshot(visitor)
+        body = _body_of_cached(snapshot.cached)
+        return await self._load_once(visitor, snapshot) if body is None else body
+
+    async def _snapshot(self, visitor: Visitor) -> Snapshot:
+        user = visitor.keys
+        with redis_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.get(user.version)
+                pipe.hgetall(user.pending)
+                pipe.hgetall(self._keys.checkpoint(STREAM, visitor.shard))
+                pipe.hgetall(user.cached)
+                taken_at_s = time.monotonic()
+                version, pending, published, cached = await pipe.execute(raise_on_error=False)
+        for reply in (version, published):
+            if isinstance(reply, Exception):
+                raise StoreDown(f"Redis: {reply}") from reply
+        checkpoint = published_of(published)
+        return Snapshot(
+            version=version or b"",
+            pending=_hash(user.pending, pending),
+            published=checkpoint.last if checkpoint else BEGINNING,
+            cached=_hash(user.cached, cached),
+            taken_at_s=taken_at_s,
+        )
+
+    async def _load_once(self, visitor: Visitor, snapshot: Snapshot) -> bytes:
+        """Join the load under way for the same version: nothing was appended since it began."""
+        key = (visitor.username, snapshot.version)
+        load = self._loads.get(key)
+        if load is None:
+            load = asyncio.create_task(self._load_and_fill(visitor, snapshot))
+            self._loads[key] = load
+            load.add_done_callback(lambda _: self._loads.pop(key, None))
+        # A client that goes away must not take the others' load with it.
+        return await asyncio.shield(load)
+
+    async def _load_and_fill(self, visitor: Visitor, snapshot: Snapshot) -> bytes:
+        stored = await self._stored(visitor.username)
+        overlay = read_overlay(snapshot.pending, snapshot.published)
+        merged = merge(stored, overlay)
+        await self._keep(visitor.keys, snapshot, overlay, merged)
+        return _body_of(merged)
+
+    async def _stored(self, username: str) -> dict[bytes, dict[str, Any]]:
+        try:
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                try:
+                    return await self.load(username)
+                except Transient:  # a pooled connection may have died with its server
+                    return await self.load(username)
+        except (Transient, TimeoutError, MySQLError) as error:
+            log.warning("load_failed", error=repr(error))
+            raise StoreDown(f"MySQL: {error!r}") from error
+
+    async def _keep(
+        self, user: UserKeys, snapshot: Snapshot, overlay: Overlay, merged: dict[bytes, bytes]
+    ) -> None:
+        """Fill the cache and tidy the overlay; the read is right without either."""
+        if overlay.damaged:
+            log.error("overlay_damaged", key=user.pending, fields=len(overlay.damaged))
+        try:
+            with redis_errors():
+                if time.monotonic() - snapshot.taken_at_s < FILL_AGE_MAX_S:
+                    await self._fill_cache(user, snapshot.version, merged)
+                if gone := overlay.settled + overlay.damaged:
+                    await clear_pending(self._redis, snapshot.published, [(user, gone)])
+        except StoreDown as error:
+            log.warning("fill_failed", error=str(error))
+
+    async def _fill_cache(self, user: UserKeys, version: bytes, merged: dict[bytes, bytes]) -> None:
+        ttl_ms = _TTL_MS - secrets.randbelow(_TTL_JITTER_MS)
+        arguments: list[Any] = [version, ttl_ms, MARKER_FIELD, b"1"]
+        for field, value in merged.items():
+            arguments += (field, value)
+        await self._fill([user.version, user.cached], arguments)
+
+
+def _hash(key: str, reply: Any) -> Mapping[bytes, bytes]:
+    """HGETALL's reply; a key that holds something else is as good as none."""
+    if isinstance(reply, Exception):
+        log.error("key_damaged", key=key, error=str(reply))
+        return {}
+    return reply  # type: ignore[no-any-return]
+
+
+def _body_of_cached(cached: Mapping[bytes, bytes]) -> bytes | None:
+    """The answer that the cached fields make up, None where they are missing or damaged."""
+    if MARKER_FIELD not in cached:
+        return None
+    try:
+        return _body_of({name: cached[name] for name in cached if name != MARKER_FIELD})
+    except ValueError as error:
+        log.warning("cached_copy_damaged", error=str(error))
+        return None
+
+
+def _body_of(fields: Mapping[bytes, bytes]) -> bytes:
+    """Cached fields joined to one JSON object, unparsed. Raises `ValueError` if damaged."""
+    records: dict[str, orjson.Fragment] = {}
+    for name, value in fields.items():
+        _, space, record = value.partition(b" ")
+        if not space or record[:1] != b"{" or record[-1:] != b"}":
+            raise ValueError(f"not a record: {value[:40]!r}")
+        records[name.decode()] = orjson.Fragment(record)
+    return orjson.dumps(records)

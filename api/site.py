@@ -1,0 +1,88 @@
+"""What the front's parts share: settings, open connections and the tasks behind them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from litestar import Request
+from redis.asyncio import Redis
+
+from api import queries
+from api.background import BackgroundTask
+from api.backpressure import Backpressure
+from api.gate import Gate
+from api.group_commit import GroupCommit
+from api.reads import Reads
+from shared.appends import AppendConnection
+from shared.connections import Pool, open_mysql, open_redis
+from shared.instance import check_redis, fix_shard_count
+from shared.keys import Keys
+from shared.settings import Settings
+from shared.streams import Append
+
+STREAM = "plays"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One running front."""
+
+    settings: Settings
+    keys: Keys
+    redis: Redis
+    pool: Pool
+    gate: Gate
+    group_commit: GroupCommit
+    backpressure: Backpressure
+    reads: Reads
+
+    async def append(self, event: Append) -> None:
+        """Return once Redis holds *event*. Raises `Closed` or `AppendRefused`."""
+        self.backpressure.check_open(event.shard)
+        await self.group_commit.append(event)
+
+
+def site_of(request: Request[Any, Any, Any]) -> Site:
+    """The running front that *request* came to."""
+    site: Site = request.app.state.site
+    return site
+
+
+@asynccontextmanager
+async def open_site(settings: Settings) -> AsyncIterator[Site]:
+    """Open Redis (MySQL only connects when it is read) and run the background tasks.
+
+    Raises `SettingsError` or `StoreDown`. Ends in reverse: what waits is flushed first.
+    """
+    keys = Keys(settings.key_prefix)
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(open_redis(settings.redis_url))
+        pool = await stack.enter_async_context(open_mysql(settings))
+        await check_redis(redis)
+        await fix_shard_count(redis, keys, settings.shards)
+        site = Site(
+            settings=settings,
+            keys=keys,
+            redis=redis,
+            pool=pool,
+            gate=Gate(settings),
+            group_commit=GroupCommit(AppendConnection(redis, keys, STREAM), lambda _: None),
+            backpressure=Backpressure(redis, keys, STREAM, settings),
+            reads=Reads(redis, keys, partial(queries.play_records, pool)),
+        )
+        await site.backpressure.look()
+        monitor = BackgroundTask("backpressure", site.backpressure.run())
+        stack.push_async_callback(monitor.stop)
+        flusher = BackgroundTask("flusher", site.group_commit.run())
+        stack.push_async_callback(_flush, site.group_commit, flusher, settings.stop_timeout_s / 2)
+        yield site
+
+
+async def _flush(group_commit: GroupCommit, flusher: BackgroundTask, grace_s: float) -> None:
+    """Send what waits, as far as *grace_s* allows."""
+    group_commit.stop()
+    await flusher.stop(grace_s=grace_s)
