@@ -105,6 +105,8 @@ def _adopt_standard_logs(level: int, shared: list[Processor], rendering: list[Pr
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
+    # arq tells of every job twice; what a drain did is told by the drain.
+    logging.getLogger("arq").setLevel(max(level, logging.WARNING))
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

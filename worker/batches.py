@@ -25,6 +25,7 @@ from worker.sinks import Fold, Sink
 
 _CHUNK_BYTES = 4_194_304
 _CHUNK_ENTRIES = 4_000
+_IDLE_MS = 100
 #: Entries folded before other tasks of the process get their turn.
 _ENTRIES_PER_TURN = 500
 
@@ -45,6 +46,8 @@ class Batch:
     first_ms: int = 0
     #: Did reading reach the end of the stream?
     at_tail: bool = False
+    #: Was an empty stream given a moment to fill?
+    waited: bool = False
     #: The only entry, while there is just one: what to keep if MySQL refuses it.
     only: RawEntry | None = None
 
@@ -168,10 +171,18 @@ class BatchReader:
             raise InvalidField("id_out_of_range", "entry id", f"at most {TIME_MS_MAX} ms")
 
     async def _linger(self, batch: Batch, linger_ms: int, closing: asyncio.Event) -> bool:
-        """Wait until the oldest entry is *linger_ms* old; False if there is nothing to wait for."""
-        # An id may lie ahead of the clock: nobody waits longer than the linger time for it.
-        left_ms = min(batch.first_ms - batch.now_ms, 0) + linger_ms
-        if batch.entries == 0 or left_ms <= 0:
+        """Wait until the oldest entry is *linger_ms* old; False if there is nothing to wait for.
+
+        A busy shard is empty for moments only: it is given one, or every such moment
+        would end a slice and hand the shard on.
+        """
+        if batch.entries == 0:
+            left_ms = 0 if batch.waited else min(linger_ms, _IDLE_MS)
+            batch.waited = True
+        else:
+            # An id may lie ahead of the clock: nobody waits longer than the linger time for it.
+            left_ms = min(batch.first_ms - batch.now_ms, 0) + linger_ms
+        if left_ms <= 0:
             return False
         started_s = time.monotonic()
         try:

@@ -36,6 +36,8 @@ from worker.sinks import Sink
 
 log = structlog.get_logger()
 
+#: A MySQL that says nothing for this long is gone, whatever the connection looks like.
+SILENCE_MAX_S = 60.0
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -80,7 +82,7 @@ class ShardDrain:
                 self._pace.unfold()
             except DataRefused as error:
                 self._log.warning("batch_refused", error=str(error))
-            except Transient as error:
+            except (Transient, TimeoutError) as error:
                 await self._wait_out(error)
             if self._stopping.is_set() or time.monotonic() >= deadline_s:
                 return True
@@ -90,7 +92,8 @@ class ShardDrain:
         if self._rewound:
             await rewind.open_incarnation(self._deps, self._sink.stream, self._shard)
             self._rewound = False
-        checkpoint = await checkpoints.load(self._deps.pool, self._sink.stream, self._shard)
+        async with asyncio.timeout(SILENCE_MAX_S):
+            checkpoint = await checkpoints.load(self._deps.pool, self._sink.stream, self._shard)
         await takeover.publish_committed(self._deps, self._sink, self._shard, checkpoint)
         reader = self._reader(checkpoint)
         if not self._stopping.is_set():
@@ -153,8 +156,9 @@ class ShardDrain:
     async def write_batch(self, old: Checkpoint, batch: Batch) -> tuple[Checkpoint, int]:
         """Commit *batch* and the checkpoint past it: (that checkpoint, rows written).
 
-        Raises `CheckpointMoved`, `DataRefused`, `StoredRecordIsNewer` or `Transient`; after
-        the last the outcome is unknown and the checkpoint has to be read again.
+        Raises `CheckpointMoved`, `DataRefused`, `StoredRecordIsNewer`, `Transient` or
+        `TimeoutError`; after the last two the outcome is unknown and the checkpoint has to
+        be read again.
         """
         new = replace(
             old,
@@ -165,7 +169,7 @@ class ShardDrain:
             lost=old.lost + batch.lost,
         )
         stream = self._sink.stream
-        async with transaction(self._deps.pool) as cursor:
+        async with asyncio.timeout(SILENCE_MAX_S), transaction(self._deps.pool) as cursor:
             await checkpoints.advance(cursor, stream, self._shard, old, new, batch.info)
             rows = await self._sink.apply(cursor, batch.fold, self._shard, new)
             await insert_letters(cursor, stream, self._shard, new.incarnation, batch.letters)
@@ -219,11 +223,11 @@ class ShardDrain:
 
     # --- trouble ------------------------------------------------------------------
 
-    async def _wait_out(self, error: Transient) -> None:
+    async def _wait_out(self, error: Exception) -> None:
         pause_s = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
         self._failures += 1
         self._pace.slow_down()
-        self._log.warning("mysql_failed", error=str(error), retry_s=pause_s)
+        self._log.warning("mysql_failed", error=repr(error), retry_s=pause_s)
         try:
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()
