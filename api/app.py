@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Any, cast
 
 from litestar import Litestar
 
-from api import play_records
+from api import docs, metrics
 from api.asgi import Message, Receive, Scope, Send
 from api.errors import handle
+from api.openapi import DOCUMENTED
 from api.play_records import PATH, SavePlayRecord
 from api.site import Site, open_site
 from shared.errors import MoonwakeError
@@ -32,16 +34,14 @@ class App:
         self._settings = settings
         self._refusal: MoonwakeError | None = None
         self._save: SavePlayRecord | None = None
+        self._record: Callable[[str, str, int, float], None] = lambda *_: None
         #: What runs behind the front, once it has started.
         self.site: Site | None = None
         litestar = Litestar(
-            route_handlers=[
-                play_records.read_play_records,
-                play_records.save_play_record,
-                play_records.delete_play_records,
-            ],
+            route_handlers=[*DOCUMENTED, *docs.PAGES, metrics.read_metrics],
             lifespan=[self._running],
             exception_handlers={Exception: handle},
+            # Its pages load their scripts from elsewhere; ours is in `docs`.
             openapi_config=None,
             logging_config=None,
         )
@@ -51,16 +51,32 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-        elif self._save is not None and scope.get("method") == "POST" and scope["path"] == PATH:
-            await self._save.respond(scope, receive, send)
+            return
+        started_s = perf_counter()
+        if self._save is not None and scope.get("method") == "POST" and scope["path"] == PATH:
+            status, route = await self._save.respond(scope, receive, send), PATH
         else:
-            await self._litestar(scope, receive, send)
+            status, route = await self._route(scope, receive, send)
+        self._record(scope["method"], route, status, perf_counter() - started_s)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> tuple[int, str]:
+        """Let Litestar answer: (status, path template)."""
+        status = 0
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        await self._litestar(scope, receive, watch)
+        return status, scope.get("path_template", "unmatched")
 
     @asynccontextmanager
     async def _running(self, app: Litestar) -> AsyncIterator[None]:
         try:
             async with open_site(self._settings) as site:
                 app.state.site = self.site = site
+                self._record = site.figures.record
                 self._save = SavePlayRecord(site)
                 yield
         except MoonwakeError as error:

@@ -66,14 +66,14 @@ class SavePlayRecord:
         await self.respond(scope, receive, send)
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> int:
-        """Answer one request; the status, 0 for a client that went away."""
+        """Answer one request; its status, 499 for a client that went away."""
         try:
             visitor = self._visitor(scope["headers"])
             body = await read_body(scope, receive)
             await self._append(save_of(visitor, body))
             answer = _SAVED
         except Disconnected:
-            return 0
+            return 499
         except Exception as error:  # noqa: BLE001 - answer_of logs what is not expected
             answer = answer_of(error)
         start, content = answer.messages

@@ -21,8 +21,9 @@ import structlog
 from redis.asyncio import Redis
 
 from api.gate import Visitor
-from shared.connections import MySQLError, redis_errors
-from shared.errors import StoreDown, Transient
+from api.queries import patiently
+from shared.connections import redis_errors
+from shared.errors import StoreDown
 from shared.keys import MARKER_FIELD, Keys, UserKeys
 from shared.overlay import Overlay, merge, read_overlay
 from shared.streams import BEGINNING, EntryId, clear_pending, published_of, script
@@ -30,7 +31,6 @@ from shared.streams import BEGINNING, EntryId, clear_pending, published_of, scri
 log = structlog.get_logger()
 
 STREAM = "plays"
-LOAD_TIMEOUT_S = 3.0
 #: A fill whose sources are older is thrown away.
 FILL_AGE_MAX_S = 30.0
 _TTL_MS, _TTL_JITTER_MS = 3_600_000, 360_000
@@ -100,22 +100,11 @@ class Reads:
         return await asyncio.shield(load)
 
     async def _load_and_fill(self, visitor: Visitor, snapshot: Snapshot) -> bytes:
-        stored = await self._stored(visitor.username)
+        stored = await patiently(lambda: self.load(visitor.username))
         overlay = read_overlay(snapshot.pending, snapshot.published)
         merged = merge(stored, overlay)
         await self._keep(visitor.keys, snapshot, overlay, merged)
         return _body_of(merged)
-
-    async def _stored(self, username: str) -> dict[bytes, dict[str, Any]]:
-        try:
-            async with asyncio.timeout(LOAD_TIMEOUT_S):
-                try:
-                    return await self.load(username)
-                except Transient:  # a pooled connection may have died with its server
-                    return await self.load(username)
-        except (Transient, TimeoutError, MySQLError) as error:
-            log.warning("load_failed", error=repr(error))
-            raise StoreDown(f"MySQL: {error!r}") from error
 
     async def _keep(
         self, user: UserKeys, snapshot: Snapshot, overlay: Overlay, merged: dict[bytes, bytes]

@@ -17,6 +17,7 @@ from api.backpressure import Backpressure
 from api.gate import Gate
 from api.group_commit import GroupCommit
 from api.reads import Reads
+from api.requests import RequestFigures
 from shared.appends import AppendConnection
 from shared.connections import Pool, open_mysql, open_redis
 from shared.instance import check_redis, fix_shard_count
@@ -39,6 +40,7 @@ class Site:
     group_commit: GroupCommit
     backpressure: Backpressure
     reads: Reads
+    figures: RequestFigures
 
     async def append(self, event: Append) -> None:
         """Return once Redis holds *event*. Raises `Closed` or `AppendRefused`."""
@@ -64,19 +66,21 @@ async def open_site(settings: Settings) -> AsyncIterator[Site]:
         pool = await stack.enter_async_context(open_mysql(settings))
         await check_redis(redis)
         await fix_shard_count(redis, keys, settings.shards)
+        figures = RequestFigures()
         site = Site(
             settings=settings,
             keys=keys,
             redis=redis,
             pool=pool,
             gate=Gate(settings),
-            group_commit=GroupCommit(AppendConnection(redis, keys, STREAM), lambda _: None),
+            group_commit=GroupCommit(AppendConnection(redis, keys, STREAM), figures.record_group),
             backpressure=Backpressure(redis, keys, STREAM, settings),
+            figures=figures,
             reads=Reads(redis, keys, partial(queries.play_records, pool)),
         )
         await site.backpressure.look()
-        monitor = BackgroundTask("backpressure", site.backpressure.run())
-        stack.push_async_callback(monitor.stop)
+        for name, work in (("backpressure", site.backpressure), ("figures", figures)):
+            stack.push_async_callback(BackgroundTask(name, work.run()).stop)
         flusher = BackgroundTask("flusher", site.group_commit.run())
         stack.push_async_callback(_flush, site.group_commit, flusher, settings.stop_timeout_s / 2)
         yield site

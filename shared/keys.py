@@ -69,5 +69,10 @@ class Keys:
         """Hash of live worker processes: id -> JSON."""
         return f"{self.prefix}workers"
 
+    @property
+    def probe(self) -> str:
+        """Written by readiness probes: only a write tells whether writes are accepted."""
+        return f"{self.prefix}probe"
+
     def arq_queue(self, name: str) -> str:
         return f"{self.prefix}arq:{name}"
