@@ -179,7 +179,7 @@ def _stop(stack: Stack) -> None:
         except _StopAsked:
             timeout_s = 0
             stop_together(group, timeout_s, _say)
-    _say("everything is stopped")
+        _say(f"stopped {', '.join(process.name for process in group)}")
 
 
 def _ask_to_stop(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -95,11 +95,12 @@ class RunningStack:
 
 @contextmanager
 def running_stack(folder: Path, environ: Mapping[str, str] | None = None) -> Iterator[RunningStack]:
-    """A stack that is up; stopped at the end, whatever happened to it."""
+    """A stack that is up. Ctrl-C ends it, which must work, unless the test ended it before."""
     stack = RunningStack(folder, environ or plain_environ())
     try:
         stack.await_up()
         yield stack
     finally:
-        if stack.process.poll() is None:
-            stack.stop()
+        ended = stack.process.poll() is not None
+        status = 0 if ended else stack.stop()
+    assert status == 0, stack.output
