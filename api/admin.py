@@ -12,7 +12,7 @@ from litestar import Request, Response, get
 from litestar.params import Parameter
 
 from api import queries
-from api.errors import Answer, response_of
+from api.errors import NO_STORE, Answer, response_of
 from api.site import site_of
 from shared.errors import InvalidField
 
@@ -33,8 +33,7 @@ async def read_daily_stats(
     today = datetime.now(ZoneInfo(site.settings.stats_timezone)).date()
     window = window_of(first, last, today)
     days = await queries.patiently(lambda: queries.daily_stats(site.pool, *window))
-    no_store = (b"cache-control", b"no-store")
-    return response_of(Answer(200, msgspec.json.encode(days), headers=[no_store]))
+    return response_of(Answer(200, msgspec.json.encode(days), headers=[NO_STORE]))
 
 
 def window_of(first: str | None, last: str | None, today: date) -> tuple[date, date]:

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 CLOSED_RETRY_S, RETRY_S = 5, 2
 
 Headers = Sequence[tuple[bytes, bytes]]
+#: What one user or one moment sees is nobody else's: proxies have cached such lists.
+NO_STORE = (b"cache-control", b"no-store")
 
 
 class Unauthorized(MoonwakeError):
@@ -96,9 +98,9 @@ def handle(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes
 
 
 def response_of(answer: Answer) -> Response[bytes]:
+    """*answer* as Litestar sends it."""
     headers = {name.decode(): value.decode() for name, value in answer.headers}
-    kind = headers.pop("content-type")
-    return Response(answer.body, status_code=answer.status, media_type=kind, headers=headers)
+    return Response(answer.body, status_code=answer.status, headers=headers)
 
 
 def _unavailable(error: Unavailable) -> Answer:

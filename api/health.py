@@ -12,7 +12,7 @@ import msgspec
 from litestar import Request, Response, get
 from redis.exceptions import RedisError
 
-from api.errors import Answer, response_of
+from api.errors import NO_STORE, Answer, response_of
 from api.site import Site, site_of
 from shared.connections import MySQLError, reading
 from shared.errors import Transient
@@ -113,5 +113,4 @@ def _service(latency_ms: float | None) -> Service:
 
 
 def _answer(status: int, body: Probe | Health) -> Response[bytes]:
-    no_store = (b"cache-control", b"no-store")
-    return response_of(Answer(status, msgspec.json.encode(body), headers=[no_store]))
+    return response_of(Answer(status, msgspec.json.encode(body), headers=[NO_STORE]))

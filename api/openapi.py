@@ -23,11 +23,9 @@ from api.play_records import PATH, Saved, SaveRequest
 from api.queries import DailyStats
 from shared.events import PlayRecord
 
-#: The operations that the document tells of.
+#: What the document tells of.
 DOCUMENTED = (
-    play_records.read_play_records,
-    play_records.save_play_record,
-    play_records.delete_play_records,
+    *play_records.ROUTES,
     admin.read_daily_stats,
     health.health,
     health.live,
@@ -41,6 +39,7 @@ _COMPONENT = "#/components/schemas/{name}"
 class Operation:
     """What an operation takes and gives; *errors* are statuses that carry an `ErrorBody`."""
 
+    tag: str
     result: Any
     body: Any = None
     errors: tuple[int, ...] = ()
@@ -49,14 +48,15 @@ class Operation:
     tells_why: bool = False
 
 
+_RECORDS, _STATISTICS, _PROBES = "play records", "statistics", "probes"
 _OPERATIONS = {
-    (PATH, "get"): Operation(dict[str, PlayRecord], errors=(400, 503), login=True),
-    (PATH, "post"): Operation(Saved, SaveRequest, errors=(400, 413, 503), login=True),
-    (PATH, "delete"): Operation(Saved, errors=(400, 503), login=True),
-    (admin.PATH, "get"): Operation(list[DailyStats], errors=(400, 503), login=True),
-    ("/api/health", "get"): Operation(health.Health, tells_why=True),
-    ("/livez", "get"): Operation(health.Probe),
-    ("/readyz", "get"): Operation(health.Probe, tells_why=True),
+    (PATH, "get"): Operation(_RECORDS, dict[str, PlayRecord], errors=(400, 503), login=True),
+    (PATH, "post"): Operation(_RECORDS, Saved, SaveRequest, errors=(400, 413, 503), login=True),
+    (PATH, "delete"): Operation(_RECORDS, Saved, errors=(400, 503), login=True),
+    (admin.PATH, "get"): Operation(_STATISTICS, list[DailyStats], errors=(400, 503), login=True),
+    ("/api/health", "get"): Operation(_PROBES, health.Health, tells_why=True),
+    ("/livez", "get"): Operation(_PROBES, health.Probe),
+    ("/readyz", "get"): Operation(_PROBES, health.Probe, tells_why=True),
 }
 _ABOUT = {
     400: "A value breaks a rule: which, and what would pass",
@@ -100,6 +100,7 @@ def document() -> bytes:
 
 
 def _describe(shown: dict[str, Any], operation: Operation, schema_of: dict[str, Any]) -> None:
+    shown["summary"], shown["tags"] = shown.pop("description"), [operation.tag]
     responses: dict[str, Any] = {"200": _content("Done", schema_of[repr(operation.result)])}
     if operation.tells_why:
         responses["503"] = _content("Not now", schema_of[repr(operation.result)])

@@ -8,17 +8,17 @@ and a framework's routing and models would cost more than all the rest.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Annotated, Any, cast
 from urllib.parse import parse_qs
 
 import msgspec
 import orjson
-from litestar import Request, Response, delete, get, post
+from litestar import Request, Response, delete, get, post, route
 from litestar.types import ASGIApp
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from api.asgi import Disconnected, Receive, Scope, Send, read_body
-from api.errors import Answer, answer_of, response_of
+from api.errors import NO_STORE, Answer, answer_of, response_of
 from api.gate import Visitor
 from api.site import Site, site_of
 from shared import events
@@ -31,13 +31,12 @@ PATH = "/api/playrecords"
 MISSING = "Missing key or record"
 
 _SAVED = Answer(200, b'{"success":true}')
-_NO_STORE = (b"cache-control", b"no-store")
 
 
 class SaveRequest(Struct):
     """Body of a POST: the record of one content, `key` is source+id."""
 
-    key: str
+    key: Annotated[str, Meta(examples=["source+id"])]
     record: PlayRecord
 
 
@@ -144,16 +143,16 @@ def _key_in(query: bytes) -> str | None:
 
 @get(PATH, status_code=200)
 async def read_play_records(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """The visitor's records: key -> record."""
+    """All records of the visitor, by key."""
     site = site_of(request)
     visitor = site.gate.visitor(request.scope["headers"])
     records = await site.reads.play_records(visitor)
-    return response_of(Answer(200, records, headers=[_NO_STORE]))
+    return response_of(Answer(200, records, headers=[NO_STORE]))
 
 
 @delete(PATH, status_code=200)
 async def delete_play_records(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """Delete the record `key`, or all records without one."""
+    """Delete one record, or all of the visitor's."""
     site = site_of(request)
     visitor = site.gate.visitor(request.scope["headers"])
     await site.append(delete_of(visitor, request.scope["query_string"]))
@@ -162,5 +161,16 @@ async def delete_play_records(request: Request[Any, Any, Any]) -> Response[bytes
 
 @post(PATH, status_code=200)
 async def save_play_record(request: Request[Any, Any, Any]) -> ASGIApp:
-    """Save one record. Only requests that do not come by the short way pass here."""
+    """Save the visitor's position in one content."""
+    # Only a path with a slash at its end comes by here.
     return cast("ASGIApp", SavePlayRecord(site_of(request)))
+
+
+@route(PATH, http_method=["OPTIONS"], status_code=204, include_in_schema=False)
+async def tell_methods() -> Response[None]:
+    """Litestar's own answer would name only the first of the handlers."""
+    return Response(None, status_code=204, headers={"allow": "DELETE, GET, OPTIONS, POST"})
+
+
+#: All of them.
+ROUTES = (tell_methods, read_play_records, save_play_record, delete_play_records)
