@@ -86,7 +86,7 @@ def complete(given: Mapping[str, str], saved: Mapping[str, str]) -> dict[str, st
         # In hex: it stands in configuration files and SQL, each with its own quoting.
         values.setdefault("MYSQL_PASSWORD", secrets.token_hex(16))
     if not given.get("REDIS_URL"):
-        values.setdefault(
-            "REDIS_URL", f"redis://:{secrets.token_hex(16)}@127.0.0.1:{free_port()}/0"
-        )
+        # With the user's name: redis-cli sends an empty one as it stands, and is refused.
+        login = f"default:{secrets.token_hex(16)}"
+        values.setdefault("REDIS_URL", f"redis://{login}@127.0.0.1:{free_port()}/0")
     return values

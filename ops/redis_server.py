@@ -44,7 +44,7 @@ class RedisServer(Server):
     @property
     def url(self) -> str:
         """For REDIS_URL."""
-        secret = f":{self.password}@" if self.password else ""
+        secret = f"default:{self.password}@" if self.password else ""
         return f"redis://{secret}127.0.0.1:{self.port}/0"
 
     def prepare(self) -> None:
