@@ -1,5 +1,4 @@
 # Every target does its own set-up. `make help` lists them.
-MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check test-mysql bench lock
 
