@@ -10,6 +10,8 @@ import typer
 
 from ops.cookie import cookie
 from ops.database import db
+from ops.dead_letters import dead_letters
+from ops.stats import stats
 from ops.up import up
 from shared.errors import MoonwakeError
 
@@ -23,6 +25,8 @@ cli = typer.Typer(
 cli.command()(up)
 cli.command()(cookie)
 cli.add_typer(db, name="db")
+cli.add_typer(dead_letters, name="dead-letters")
+cli.add_typer(stats, name="stats")
 
 
 def app() -> None:

@@ -15,8 +15,6 @@ from enum import Enum
 from hashlib import sha256
 from typing import Any
 
-import structlog
-
 from shared.connections import transaction
 from shared.errors import DataRefused, InvalidField, StoreDown
 from shared.events import TIME_MS_MAX
@@ -27,8 +25,6 @@ from worker.deps import Deps
 from worker.kept_letters import Letter, LetterKey
 from worker.letters import body_of
 from worker.sinks import Sink
-
-log = structlog.get_logger()
 
 _DETAIL_MAX = 500
 
@@ -91,7 +87,6 @@ async def replay(
         return Answer(key, Verdict.REFUSED, str(error))
     if not moved:
         return Answer(key, Verdict.RESOLVED, "somebody else just did it")
-    log.info("letter_replayed", letter=str(key), user=repaired.username, given=body is not None)
     return Answer(key, await _publish(deps, sink, moved, repaired.username))
 
 

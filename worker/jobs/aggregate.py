@@ -106,6 +106,9 @@ async def aggregate(pool: Pool, settings: Settings, now_ms: int | None = None) -
             unfinished = {day for (day,) in await cursor.fetchall()}
             for day in sorted({mark.day for mark in marks} | unfinished):
                 await _fold(cursor, run, day, today, [mark for mark in marks if mark.day == day])
+        if run.days:
+            window = {"window_from": str(run.window_from), "window_to": str(run.window_to)}
+            log.info("days_folded", days=run.days, **window, duration_ms=run.duration_ms)
         return run
 
 
@@ -219,15 +222,6 @@ async def _recorded(cursor: Cursor, kind: str) -> AsyncIterator[Run]:
         raise
     run.outcome = "ok"
     await _end(cursor, run, number, started_s, None)
-    if run.days:
-        log.info(
-            "days_aggregated",
-            kind=kind,
-            days=run.days,
-            window_from=str(run.window_from),
-            window_to=str(run.window_to),
-            duration_ms=run.duration_ms,
-        )
 
 
 async def _end(cursor: Cursor, run: Run, number: int, started_s: float, detail: str | None) -> None:
