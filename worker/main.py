@@ -42,6 +42,8 @@ _RESTART_S = (0.2, 0.5, 1.0, 2.0)
 #: Longest a slice may take over its time: a batch in hand and MySQL's time-outs.
 _DRAIN_TIMEOUT_S = SLICE_S + 120
 _AGGREGATE_TIMEOUT_S = 240
+#: A store that takes connections and says nothing for this long is down.
+_CHECK_TIMEOUT_S = 5.0
 
 
 class WorkerProcess:
@@ -212,10 +214,11 @@ async def _wait_for_stores(deps: Deps, stopping: asyncio.Event) -> bool:
     checks: list[Callable[[Deps], Awaitable[None]]] = [_check_redis, _check_mysql]
     while checks and not stopping.is_set():
         try:
-            await checks[0](deps)
+            async with asyncio.timeout(_CHECK_TIMEOUT_S):
+                await checks[0](deps)
             checks.pop(0)
-        except (StoreDown, Transient) as error:
-            log.warning("waiting_for_store", error=str(error))
+        except (StoreDown, Transient, TimeoutError) as error:
+            log.warning("waiting_for_store", error=repr(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await stopping.wait()
