@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
 
-from shared.keys import Keys
-from shared.streams import BEGINNING, entry_id, read_range
+from shared.streams import BEGINNING, EntryId, entry_id, read_range
 from tests.oracle import Oracle
 from tests.plays import STREAM
 from worker.deps import Deps
 
 
-async def tapped(deps: Deps, after: dict[int, Any] | None = None) -> Oracle:
+async def entries_after(
+    deps: Deps, shard: int, after: EntryId = BEGINNING
+) -> AsyncIterator[tuple[EntryId, dict[str, Any]]]:
+    """(id, event) of everything the shard retains after *after*, oldest first."""
+    stream = deps.keys.stream(STREAM, shard)
+    while page := await read_range(deps.redis, stream, after, None, 1000):
+        for identity, fields in page:
+            after = entry_id(identity)
+            yield after, orjson.loads(fields[1])
+
+
+async def tapped(deps: Deps, after: dict[int, EntryId] | None = None) -> Oracle:
     """The oracle's answer to everything the streams retain (STREAM_RETENTION_S keeps it all)."""
     oracle = Oracle(deps.settings.stats_timezone)
-    keys = Keys(deps.settings.key_prefix)
     for shard in range(deps.settings.shards):
-        position = (after or {}).get(shard, BEGINNING)
-        while page := await read_range(
-            deps.redis, keys.stream(STREAM, shard), position, None, 1000
-        ):
-            for identity, fields in page:
-                position = entry_id(identity)
-                oracle.apply(orjson.loads(fields[1]), position.ms)
+        async for at, event in entries_after(deps, shard, (after or {}).get(shard, BEGINNING)):
+            oracle.apply(event, at.ms)
     return oracle
