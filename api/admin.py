@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 from litestar import Request, Response, get
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from api import queries
 from api.errors import NO_STORE, Answer, response_of
@@ -19,8 +19,8 @@ from shared.errors import InvalidField
 PATH = "/api/admin/play-stats/daily"
 DAYS_DEFAULT, DAYS_MAX = 30, 366
 
-First = Annotated[str | None, Parameter(query="from", description="First day, ISO date.")]
-Last = Annotated[str | None, Parameter(query="to", description="Last day, ISO date.")]
+First = Annotated[str | None, QueryParameter(name="from", description="First day, ISO date.")]
+Last = Annotated[str | None, QueryParameter(name="to", description="Last day, ISO date.")]
 
 
 @get(PATH, status_code=200)
