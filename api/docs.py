@@ -13,6 +13,7 @@ from pathlib import Path
 
 from litestar import Response, get
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath
 
 from api.errors import Answer, response_of
 from api.openapi import document
@@ -63,7 +64,7 @@ async def read_document() -> Response[bytes]:
 
 
 @get("/docs/{name:str}", status_code=200, include_in_schema=False)
-async def read_file(name: str) -> Response[bytes]:
+async def read_file(name: FromPath[str]) -> Response[bytes]:
     """One of the files that the page loads."""
     if name == "start.js":
         return response_of(Answer(200, _START, _KINDS[".js"]))
