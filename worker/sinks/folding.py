@@ -190,6 +190,12 @@ class Changes:
     #: Is any folded save older than the stored record it would have followed?
     needs_unfolding: bool = False
 
+    def note_content(self, content: Content, record: PlayRecord, ms: int) -> None:
+        """The newest record of a content names it."""
+        totals = self.contents.setdefault(content, ContentSums(record, ms))
+        if ms > totals.last_ms:
+            totals.last_ms, totals.record = ms, record
+
     def count(self, user: str, content: Content, day: str, plays: int, watch_s: int) -> None:
         sums = self.daily.setdefault((day, user), [0, 0])
         sums[0] += plays
@@ -231,7 +237,7 @@ def _settle_key(
 ) -> None:
     user, content = key[0], key[1:]
     if state.record is not None:
-        _note_content(changes, content, state.record, state.ms)
+        changes.note_content(content, state.record, state.ms)
         if prev is None:
             changes.viewers.append((key, state.first_ms))
     if state.first is not None:
@@ -251,12 +257,6 @@ def _original(state: KeyFold, prev: StoredRecord | None) -> int:
     first = state.first or state.record
     total = first.total_episodes if first else 0
     return merge_original_episodes(prev.original_episodes if prev else None, state.original, total)
-
-
-def _note_content(changes: Changes, content: Content, record: PlayRecord, ms: int) -> None:
-    totals = changes.contents.setdefault(content, ContentSums(record, ms))
-    if ms > totals.last_ms:
-        totals.last_ms, totals.record = ms, record
 
 
 def _in_order(fold: PlayFold) -> Iterator[tuple[Key, KeyFold]]:

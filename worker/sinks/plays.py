@@ -122,6 +122,10 @@ class PlaysSink:
         """What MySQL holds of *keys*, which are sorted."""
         return await _stored_records(cursor, keys)
 
+    async def viewers(self, cursor: Cursor, keys: Sequence[Key]) -> set[Key]:
+        """Those of *keys* of which the user ever had a record."""
+        return {key async for key in _select(cursor, _KEY, keys, _VIEWERS)}
+
     async def write(
         self, cursor: Cursor, changes: Changes, known_users: set[str], shard: int, batch_no: int
     ) -> int:
@@ -160,10 +164,7 @@ class PlaysSink:
         self, cursor: Cursor, changes: Changes, known_users: set[str]
     ) -> list[tuple[Key, int]]:
         """Of the possible viewers those not remembered yet; their users exist afterwards."""
-        known = {
-            key
-            async for key in _select(cursor, _KEY, [key for key, _ in changes.viewers], _VIEWERS)
-        }
+        known = await self.viewers(cursor, [key for key, _ in changes.viewers])
         known_users |= {key[0] for key in known}
         users = {key[0] for key, _ in changes.viewers} - known_users
         await self._provision(cursor, sorted(users))
