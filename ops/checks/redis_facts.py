@@ -1,0 +1,141 @@
+"""What the checks need to know of Redis, read in two round trips; nothing is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from ops.workers import STREAMS, Worker, workers_of
+from shared.connections import open_redis, redis_errors
+from shared.errors import StoreDown
+from shared.keys import Keys
+from shared.settings import Settings
+from shared.streams import EntryId, entry_id, now_ms_of
+
+_CONFIG = (
+    *("maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "save"),
+    "stop-writes-on-bgsave-error",
+)
+_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A server's time and this host's at the same moment, give or take *within_ms*."""
+
+    server_ms: int
+    host_ms: int
+    within_ms: int = 0
+
+    @property
+    def ahead_ms(self) -> int:
+        """How far the server's clock is ahead of this host's."""
+        return self.server_ms - self.host_ms
+
+
+@dataclass(frozen=True, slots=True)
+class RedisFacts:
+    """One Redis server; *config* is None where it denies CONFIG."""
+
+    info: Mapping[str, Any]
+    clock: Clock
+    config: Mapping[str, str] | None = None
+    shard_count: int | None = None
+    workers: tuple[Worker, ...] = ()
+    #: Entries that its streams hold, pending or retained.
+    entries: int = 0
+    #: Last entry id of every stream that exists, by `plays:3`.
+    last_ids: Mapping[str, EntryId] = field(default_factory=dict)
+    #: Does XINFO STREAM tell entries-added? True while there is no stream to see it at.
+    counts_added: bool = True
+    #: Reasons of stopped shards, by `plays:3`.
+    stopped: Mapping[str, str] = field(default_factory=dict)
+    #: ARQ_REDIS_URL: empty if it answers, else what it says.
+    arq_fault: str = ""
+    arq_is_cluster: bool = False
+
+
+async def read_redis(settings: Settings) -> RedisFacts:
+    """Ask Redis. Raises `StoreDown` if it does not answer or denies the asking."""
+    keys = Keys(settings.key_prefix)
+    async with open_redis(settings.redis_url, timeout_s=_TIMEOUT_S) as redis:
+        clock = await _clock(redis)
+        with redis_errors():
+            async with redis.pipeline(transaction=False) as pipe:
+                pipe.info()
+                pipe.execute_command("CONFIG GET", *_CONFIG)
+                pipe.get(keys.shard_count)
+                pipe.hgetall(keys.workers)
+                shards = [(name, shard) for name in STREAMS for shard in range(settings.shards)]
+                for shard in shards:
+                    pipe.xinfo_stream(keys.stream(*shard))
+                    pipe.get(keys.stopped(*shard))
+                replies = await pipe.execute(raise_on_error=False)
+    info, config, shard_count, workers = replies[:4]
+    for reply in (info, shard_count, workers):
+        if isinstance(reply, Exception):
+            raise StoreDown(f"Redis: {reply}") from reply
+    names = [f"{stream}:{shard}" for stream, shard in shards]
+    abouts = dict(zip(names, replies[4::2], strict=True))
+    streams = {name: about for name, about in abouts.items() if isinstance(about, dict)}
+    _refuse_faults(abouts)
+    arq_fault, arq_is_cluster = await _arq(settings)
+    return RedisFacts(
+        info=info,
+        clock=clock,
+        config=config if isinstance(config, dict) else None,
+        shard_count=None if shard_count is None else int(shard_count),
+        workers=tuple(workers_of(workers, clock.server_ms)),
+        entries=sum(about["length"] for about in streams.values()),
+        last_ids={name: entry_id(about["last-generated-id"]) for name, about in streams.items()},
+        counts_added=all("entries-added" in about for about in streams.values()),
+        stopped={
+            name: reason.decode()
+            for name, reason in zip(names, replies[5::2], strict=True)
+            if isinstance(reason, bytes)
+        },
+        arq_fault=arq_fault,
+        arq_is_cluster=arq_is_cluster,
+    )
+
+
+async def _clock(redis: Redis) -> Clock:
+    with redis_errors():
+        await redis.ping()  # the next round trip opens no connection
+        before_ns = time.time_ns()
+        reply = await redis.time()
+        after_ns = time.time_ns()
+    return clock_between(now_ms_of(reply), before_ns, after_ns)
+
+
+def clock_between(server_ms: int, before_ns: int, after_ns: int) -> Clock:
+    """The clock of a server asked at *before_ns* that had answered at *after_ns*."""
+    within_ms = (after_ns - before_ns) // 2_000_000
+    return Clock(server_ms, (before_ns + after_ns) // 2_000_000, within_ms)
+
+
+def _refuse_faults(abouts: Mapping[str, Any]) -> None:
+    """A stream's key that holds something else, or that may not be read."""
+    for name, about in abouts.items():
+        if isinstance(about, Exception) and not _is_absent(about):
+            raise StoreDown(f"Redis, stream {name}: {about}") from about
+
+
+def _is_absent(about: Exception) -> bool:
+    return isinstance(about, ResponseError) and "no such key" in str(about)
+
+
+async def _arq(settings: Settings) -> tuple[str, bool]:
+    """(what ARQ_REDIS_URL says instead of an answer, is it a cluster?)"""
+    try:
+        async with open_redis(settings.arq_redis_url, timeout_s=_TIMEOUT_S) as redis:
+            with redis_errors():
+                about = await redis.info("cluster")
+    except StoreDown as fault:
+        return str(fault), False
+    return "", about.get("cluster_enabled") == 1
