@@ -21,6 +21,7 @@ bind-address = 127.0.0.1
 port = {port}
 socket = {socket}
 datadir = {data}
+tmpdir = {tmp}
 pid-file = {data}/server.pid
 init-file = {users}
 character-set-server = utf8mb4
@@ -74,6 +75,9 @@ class MysqlServer(Server):
         self._buffer_pool_mib = buffer_pool_mib
         self._config = directory / "server.cnf"
         self._users = directory / "users.sql"
+        #: Its own: a MariaDB that starts deletes every temporary table below its tmpdir,
+        #: also those of another one that is at work.
+        self._tmp = directory / "tmp"
         self._flavour_note = self.data / "moonwake-flavour"
 
     @property
@@ -82,6 +86,7 @@ class MysqlServer(Server):
 
     def prepare(self) -> None:
         self._check_data()
+        self._tmp.mkdir(exist_ok=True)
         if not self.data.exists():
             self._initialise()
         write_private(self._users, self._users_sql())
@@ -89,6 +94,7 @@ class MysqlServer(Server):
             port=self.port,
             socket=self.socket.name,
             data=self._inside(self.data),
+            tmp=self._inside(self._tmp),
             users=self._inside(self._users),
             # Where files may be read from: nowhere. Each server has its own word for it.
             secure_file_priv="NULL" if self._is_mysql else self._inside(self.data),
@@ -160,8 +166,9 @@ class MysqlServer(Server):
         installer = find("mariadb-install-db", "mysql_install_db")
         if not installer:
             raise ProgramMissing("no mariadb-install-db on this machine: run `make setup`")
-        options = ["--no-defaults", f"--datadir={fresh}", "--skip-test-db"]
-        return [installer, *options, "--auth-root-authentication-method=socket", *self._as_user()]
+        folders = [f"--datadir={fresh}", f"--tmpdir={self._tmp}"]
+        options = ["--skip-test-db", "--auth-root-authentication-method=socket"]
+        return [installer, "--no-defaults", *folders, *options, *self._as_user()]
 
     def _as_user(self) -> list[str]:
         """Both servers refuse to run as root unless told to."""

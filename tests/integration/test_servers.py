@@ -108,6 +108,18 @@ async def test_servers_pin_utf8mb4_and_utc_and_listen_on_loopback_only(
     assert known == {**expected, "save": ""}
 
 
+async def test_a_database_servers_temporary_tables_are_its_own(own_servers: OwnServers) -> None:
+    """A MariaDB that starts empties its folder of them: nobody else's work may be in it."""
+    folder = own_servers.mysql.directory / "tmp"
+
+    async with admin(own_servers.mysql) as cursor:
+        await cursor.execute("SELECT @@tmpdir")
+        ((tmpdir,),) = await cursor.fetchall()
+
+    assert folder.is_dir()
+    assert str(folder).endswith(tmpdir)
+
+
 def test_a_stale_pid_file_harms_no_stranger(redis_here: RedisServer) -> None:
     """A pid that now belongs to another process is neither signalled nor waited for."""
     stranger = subprocess.Popen(["sleep", "600"])
