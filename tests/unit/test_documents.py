@@ -1,4 +1,4 @@
-"""What the documents say is so: settings, limits, shards, links, file names and commands."""
+"""What documents and examples say is so: settings, limits, links, file names and commands."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from ops.cli import cli
+from ops.stack import web_command
 from shared import events
 from shared.events import PlayRecord
 from shared.keys import shard_of
-from shared.settings import Settings
+from shared.settings import Settings, from_env
 from tests.documents import (
     DOCUMENTS,
     OPERATIONS,
@@ -27,6 +28,13 @@ from tests.documents import (
     links,
     table,
 )
+
+
+@pytest.fixture(name="settings_known")
+def _settings_known() -> Settings:
+    required = {"MYSQL_HOST": "db", "REDIS_URL": "redis://cache", "USERNAME": "u", "PASSWORD": "p"}
+    return from_env(required)
+
 
 by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
@@ -132,6 +140,28 @@ def test_the_proxies_blocks_are_those_of_the_examples() -> None:
         (block,) = [each for each in blocks(OPERATIONS) if each.language == language]
         for part in block.text.split("\n\n"):
             assert part.strip("\n") in (ROOT / "deploy" / example).read_text()
+
+
+def test_the_example_settings_are_settings() -> None:
+    """A copy of the example starts it, once its passwords are filled in."""
+    text = (ROOT / "deploy" / "moonwake.env.example").read_text()
+    given = dict(word.split("=", 1) for word in shlex.split(text, comments=True))
+    known = {field.metadata["variable"] for field in Settings.__dataclass_fields__.values()}
+
+    assert given.keys() <= known
+    assert "admin" == from_env(given).username
+
+
+def test_units_and_procfile_start_the_web_process_as_up_does(settings_known: Settings) -> None:
+    """Production runs the same server, with the same options, as `moonwake up`."""
+    plain = {"--factory", "api.app:create_app", "--no-access-log", "uvloop", "httptools"}
+    unit = (ROOT / "deploy" / "moonwake-web.service").read_text()
+    (started,) = re.findall(r"^ExecStart=(.+)$", unit, re.MULTILINE)
+    (web,) = re.findall(r"^web: (.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE)
+
+    assert plain <= set(web_command(settings_known))
+    assert plain <= set(shlex.split(started))
+    assert plain <= set(shlex.split(web))
 
 
 def _program() -> str:
