@@ -11,7 +11,11 @@ import typer
 from ops.cookie import cookie
 from ops.database import db
 from ops.dead_letters import dead_letters
+from ops.doctor import doctor
+from ops.import_plays import import_plays
+from ops.resume import resume
 from ops.stats import stats
+from ops.status import status
 from ops.up import up
 from shared.errors import MoonwakeError
 
@@ -24,6 +28,10 @@ cli = typer.Typer(
 )
 cli.command()(up)
 cli.command()(cookie)
+cli.command()(status)
+cli.command()(doctor)
+cli.command()(resume)
+cli.command()(import_plays)
 cli.add_typer(db, name="db")
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(stats, name="stats")

@@ -56,15 +56,17 @@ def _shown(shards: Sequence[Shard], *, every: bool) -> list[Shard]:
 
 
 def _table(*headings: str) -> Table:
-    """Numbers to the right, except under headings that begin with a blank."""
+    """Numbers to the right, except under headings that begin with a blank.
+
+    Where the terminal is too narrow the last column is folded: it holds no number.
+    """
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in headings:
-        left = heading.startswith(" ")
         table.add_column(
             heading.strip(),
-            justify="left" if left else "right",
-            no_wrap=True,
-            overflow="ellipsis" if left else "fold",
+            justify="left" if heading.startswith(" ") else "right",
+            no_wrap=heading is not headings[-1],
+            overflow="fold",
         )
     return table
 
@@ -72,8 +74,9 @@ def _table(*headings: str) -> Table:
 def _positions(view: Overview, shown: Iterable[Shard]) -> Table:
     table = _table(
         *(" shard", "lag", "lag s", "entries/s", "checkpoint", "batch", "in MySQL"),
-        *(" state", " worker"),
+        *("worker", " state"),
     )
+    numbers = {worker.id: str(number) for number, worker in enumerate(view.workers, 1)}
     for shard in shown:
         status = shard.status
         table.add_row(
@@ -84,8 +87,8 @@ def _positions(view: Overview, shown: Iterable[Shard]) -> Table:
             str(status.published.last) if status.published else "none",
             _count(status.checkpoint.batch_no),
             _count(shard.committed.batch_no if shard.committed else None),
+            numbers[shard.worker.id] if shard.worker else "",
             Text(shard.state, _STATE_STYLES.get(shard.state, "")),
-            shard.worker.name if shard.worker else "",
         )
     totals = _totals(view.shards)
     table.add_row(
@@ -117,11 +120,12 @@ def _books(view: Overview, shown: Iterable[Shard]) -> Table:
 def _workers(view: Overview) -> RenderableType:
     if not view.workers:
         return Text("no workers")
-    table = _table(" worker", " state", " up since", " drains now")
-    for worker in view.workers:
+    table = _table("worker", " name", " state", " up since", " drains now")
+    for number, worker in enumerate(view.workers, 1):
         since = datetime.fromtimestamp(worker.started_ms / 1000, UTC)
         state = "live" if worker.is_live else f"silent for {worker.silent_ms / 1000:,.0f} s"
         table.add_row(
+            str(number),
             worker.name,
             Text(state, "green" if worker.is_live else "red"),
             f"{since:%Y-%m-%d %H:%M:%S}",

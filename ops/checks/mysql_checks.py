@@ -110,20 +110,17 @@ def packet(facts: MysqlFacts, _: Settings) -> Finding:
 def durability(facts: MysqlFacts, _: Settings) -> Finding:
     """Is a commit on disk when the server says so?"""
     variables = facts.variables
-    flush = variables.get("innodb_flush_log_at_trx_commit", "1")
-    binlog = variables.get("log_bin", "OFF") == "ON"
-    sync = variables.get("sync_binlog", "1")
-    lax = []
-    if flush != "1":
-        lax.append(f"innodb_flush_log_at_trx_commit is {flush}")
-    if binlog and sync != "1":
-        lax.append(f"sync_binlog is {sync}")
+    needed = ["innodb_flush_log_at_trx_commit"]
+    if variables.get("log_bin", "OFF") == "ON":
+        needed.append("sync_binlog")
+    lax = [name for name in needed if variables.get(name, "1") != "1"]
     if lax:
         return warning(
             "mysql-durability",
-            ", ".join(lax),
+            ", ".join(f"{name} is {variables[name]}" for name in lax),
             "a power cut takes back batches that Redis may have trimmed (STREAM_RETENTION_S)",
-            "SET GLOBAL both to 1, and the same in the server's configuration",
+            f"SET GLOBAL {', '.join(f'{name} = 1' for name in lax)},"
+            " and the same in the server's configuration",
         )
     return ok("mysql-durability", "commits are on disk")
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from ops.workers import STREAMS, Worker, workers_of
 from shared.connections import open_redis, redis_errors
@@ -63,6 +62,7 @@ class RedisFacts:
 async def read_redis(settings: Settings) -> RedisFacts:
     """Ask Redis. Raises `StoreDown` if it does not answer or denies the asking."""
     keys = Keys(settings.key_prefix)
+    every = [(stream, shard) for stream in STREAMS for shard in range(settings.shards)]
     async with open_redis(settings.redis_url, timeout_s=_TIMEOUT_S) as redis:
         clock = await _clock(redis)
         with redis_errors():
@@ -71,37 +71,49 @@ async def read_redis(settings: Settings) -> RedisFacts:
                 pipe.execute_command("CONFIG GET", *_CONFIG)
                 pipe.get(keys.shard_count)
                 pipe.hgetall(keys.workers)
-                shards = [(name, shard) for name in STREAMS for shard in range(settings.shards)]
-                for shard in shards:
+                pipe.mget([keys.stopped(*shard) for shard in every])
+                for shard in every:
                     pipe.xinfo_stream(keys.stream(*shard))
-                    pipe.get(keys.stopped(*shard))
-                replies = await pipe.execute(raise_on_error=False)
-    info, config, shard_count, workers = replies[:4]
-    for reply in (info, shard_count, workers):
+                info, config, *replies = await pipe.execute(raise_on_error=False)
+    if isinstance(info, Exception):
+        raise StoreDown(f"Redis: {info}") from info
+    facts = RedisFacts(info, clock, config if isinstance(config, dict) else None)
+    facts = replace(facts, **await _arq(settings))
+    if info.get("cluster_enabled") == 1:
+        return facts  # which answers for some of its keys at most
+    names = [f"{stream}:{shard}" for stream, shard in every]
+    return replace(
+        facts, **_ours(names, clock.server_ms, *replies[:3]), **_streams(names, replies[3:])
+    )
+
+
+def _ours(
+    names: Sequence[str], now_ms: int, shard_count: Any, workers: Any, reasons: Any
+) -> dict[str, Any]:
+    """What moonwake itself keeps there."""
+    for reply in (shard_count, workers, reasons):
         if isinstance(reply, Exception):
             raise StoreDown(f"Redis: {reply}") from reply
-    names = [f"{stream}:{shard}" for stream, shard in shards]
-    abouts = dict(zip(names, replies[4::2], strict=True))
-    streams = {name: about for name, about in abouts.items() if isinstance(about, dict)}
-    _refuse_faults(abouts)
-    arq_fault, arq_is_cluster = await _arq(settings)
-    return RedisFacts(
-        info=info,
-        clock=clock,
-        config=config if isinstance(config, dict) else None,
-        shard_count=None if shard_count is None else int(shard_count),
-        workers=tuple(workers_of(workers, clock.server_ms)),
-        entries=sum(about["length"] for about in streams.values()),
-        last_ids={name: entry_id(about["last-generated-id"]) for name, about in streams.items()},
-        counts_added=all("entries-added" in about for about in streams.values()),
-        stopped={
-            name: reason.decode()
-            for name, reason in zip(names, replies[5::2], strict=True)
-            if isinstance(reason, bytes)
-        },
-        arq_fault=arq_fault,
-        arq_is_cluster=arq_is_cluster,
-    )
+    told = zip(names, reasons, strict=True)
+    return {
+        "shard_count": None if shard_count is None else int(shard_count),
+        "workers": tuple(workers_of(workers, now_ms)),
+        "stopped": {name: reason.decode() for name, reason in told if reason is not None},
+    }
+
+
+def _streams(names: Sequence[str], replies: Sequence[Any]) -> dict[str, Any]:
+    streams: dict[str, dict[str, Any]] = {}
+    for name, reply in zip(names, replies, strict=True):
+        if isinstance(reply, dict):
+            streams[name] = reply
+        elif "no such key" not in str(reply):
+            raise StoreDown(f"Redis, stream {name}: {reply}")
+    return {
+        "entries": sum(about["length"] for about in streams.values()),
+        "last_ids": {name: entry_id(about["last-generated-id"]) for name, about in streams.items()},
+        "counts_added": all("entries-added" in about for about in streams.values()),
+    }
 
 
 async def _clock(redis: Redis) -> Clock:
@@ -119,23 +131,12 @@ def clock_between(server_ms: int, before_ns: int, after_ns: int) -> Clock:
     return Clock(server_ms, (before_ns + after_ns) // 2_000_000, within_ms)
 
 
-def _refuse_faults(abouts: Mapping[str, Any]) -> None:
-    """A stream's key that holds something else, or that may not be read."""
-    for name, about in abouts.items():
-        if isinstance(about, Exception) and not _is_absent(about):
-            raise StoreDown(f"Redis, stream {name}: {about}") from about
-
-
-def _is_absent(about: Exception) -> bool:
-    return isinstance(about, ResponseError) and "no such key" in str(about)
-
-
-async def _arq(settings: Settings) -> tuple[str, bool]:
-    """(what ARQ_REDIS_URL says instead of an answer, is it a cluster?)"""
+async def _arq(settings: Settings) -> dict[str, Any]:
+    """How ARQ_REDIS_URL answers."""
     try:
         async with open_redis(settings.arq_redis_url, timeout_s=_TIMEOUT_S) as redis:
             with redis_errors():
                 about = await redis.info("cluster")
     except StoreDown as fault:
-        return str(fault), False
-    return "", about.get("cluster_enabled") == 1
+        return {"arq_fault": str(fault)}
+    return {"arq_is_cluster": about.get("cluster_enabled") == 1}
