@@ -125,8 +125,8 @@ def replay_letters(
 ) -> None:
     """Apply letters after all, each once, at the time of its entry.
 
-    Exit codes: 0 all applied, 1 some were not, 2 a setting is wrong or a store cannot be
-    used; then it is safe to type it again.
+    Exit codes: 0 all applied, 1 some were not, 2 a setting is wrong or a
+    store cannot be used: then type it again, nothing is applied twice.
     """
     if body is not None and (every or len(letters or ()) != 1):
         raise typer.BadParameter("a body is for one letter", param_hint="--body")
@@ -151,8 +151,8 @@ def discard(
 ) -> None:
     """Give letters up for good; they are kept, and stay dead in the books.
 
-    Exit codes: 0 all discarded, 1 some were not, 2 a setting is wrong or MySQL cannot be
-    used.
+    Exit codes: 0 all discarded, 1 some were not, 2 a setting is wrong or
+    MySQL cannot be used.
     """
     choice = _choice(letters, every, shard, reason)
     if every and not yes:

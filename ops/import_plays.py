@@ -42,19 +42,27 @@ def import_plays(
     report: _Report = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Bring the play records of a LunaTV site along; read-only there, safe to repeat.
+    """Bring the play records of a LunaTV site along; only reads there.
 
-    Both layouts are read, flat and hash. Missing users are created; plays are not counted;
-    what is stored here and as new or newer stays.
+    Takes both layouts, flat and hash, and may be repeated. Missing users
+    are created, plays are not counted; what is stored here and as new or
+    newer stays.
 
-    Exit codes: 0 everything was taken, 1 something was refused, 2 a setting is wrong or a
-    store cannot be used; what was written until then stays, run it again.
+    Exit codes: 0 everything was taken, 1 something was refused, 2 a setting
+    is wrong or a store cannot be used: what was written until then stays,
+    run it again.
     """
     try:
         source = open_redis(redis_url)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="REDIS_URL") from None
-    refuse = _teller(report, quiet=as_json)
+    refusals: list[Refusal] = []
+
+    def refuse(refusal: Refusal) -> None:
+        if len(refusals) < _TOLD_MAX:
+            refusals.append(refusal)
+        if report is not None:
+            report.write(orjson.dumps(refusal, option=orjson.OPT_APPEND_NEWLINE))
 
     async def work(deps: Deps) -> Tally:
         plan = Plan() if dry_run else None
@@ -67,6 +75,7 @@ def import_plays(
     if as_json:
         typer.echo(orjson.dumps(_summary(tally, dry_run=dry_run), option=orjson.OPT_INDENT_2))
     else:
+        _tell_refusals(refusals, tally.refused.total())
         _tell(tally, dry_run=dry_run)
     if tally.refused:
         raise typer.Exit(1)
@@ -99,23 +108,12 @@ def _tell(tally: Tally, *, dry_run: bool) -> None:
         typer.echo(f"{name:<36}{count:>12,}")
 
 
-def _teller(report: typer.FileBinaryWrite | None, *, quiet: bool) -> Callable[[Refusal], None]:
-    """What tells a refusal: the first few on the terminal, all of them in *report*."""
-    told = 0
-
-    def refuse(refusal: Refusal) -> None:
-        nonlocal told
-        told += 1
-        if report is not None:
-            report.write(orjson.dumps(refusal, option=orjson.OPT_APPEND_NEWLINE))
-        if quiet or told > _TOLD_MAX + 1:
-            return
+def _tell_refusals(refusals: list[Refusal], count: int) -> None:
+    for refusal in refusals:
         line = f"{refusal.where}: {refusal.reason}: {refusal.detail}"
-        if told > _TOLD_MAX:
-            line = "more, which --report FILE keeps"
         typer.echo(f"refused: {printable(line)}", err=True)
-
-    return refuse
+    if count > len(refusals):
+        typer.echo(f"refused: {count - len(refusals)} more; --report FILE keeps all", err=True)
 
 
 @contextmanager
@@ -126,7 +124,7 @@ def _bar(*, quiet: bool) -> Iterator[Callable[[Progress, Tally], None]]:
         task = bar.add_task("reading", total=None)
 
         def tick(progress: Progress, tally: Tally) -> None:
-            done = f"{tally.found:,} records found, {tally.written:,} written"
+            done = f"{tally.found:,} found, {tally.written:,} newer than here"
             bar.update(task, description=done, completed=progress.seen, total=progress.keys or None)
 
         yield tick

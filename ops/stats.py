@@ -37,7 +37,9 @@ def rebuild_days(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> None:
-    """Compute the daily statistics anew from what was counted per user; safe to repeat.
+    """Compute the daily statistics anew from what was counted per user.
+
+    Safe to repeat, and beside running workers.
 
     Exit codes: 0 done, 2 a setting is wrong or MySQL cannot be used.
     """
