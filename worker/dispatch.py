@@ -255,6 +255,8 @@ class Dispatcher:
 
     async def _stop_shard(self, shard: Shard, error: ShardStopped) -> None:
         log.error("shard_stopped", stream=shard[0], shard=shard[1], error=str(error))
+        # Once an operator resumes it, refusals count anew.
+        self._paces.pop(shard, None)
         with redis_errors():
             await self.deps.redis.set(self.deps.keys.stopped(*shard), str(error))
 
