@@ -13,6 +13,7 @@ from ops.database import db
 from ops.dead_letters import dead_letters
 from ops.doctor import doctor
 from ops.import_plays import import_plays
+from ops.repair_ids import repair_ids
 from ops.resume import resume
 from ops.stats import stats
 from ops.status import status
@@ -31,6 +32,7 @@ cli.command()(cookie)
 cli.command()(status)
 cli.command()(doctor)
 cli.command()(resume)
+cli.command()(repair_ids)
 cli.command()(import_plays)
 cli.add_typer(db, name="db")
 cli.add_typer(dead_letters, name="dead-letters")
