@@ -10,7 +10,11 @@ POLL_S = 0.02
 
 
 async def until(
-    met: Callable[[], bool] | Callable[[], Awaitable[bool]], what: str, timeout_s: float = 60
+    met: Callable[[], bool] | Callable[[], Awaitable[bool]],
+    what: str,
+    *,
+    timeout_s: float = 60,
+    poll_s: float = POLL_S,
 ) -> float:
     """Poll *met* until it is true; the seconds that took.
 
@@ -20,7 +24,7 @@ async def until(
     while not await _holds(met):
         if time.monotonic() - started_s > timeout_s:
             raise AssertionError(f"in {timeout_s} s it never came true that {what}")
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(poll_s)
     return time.monotonic() - started_s
 
 
