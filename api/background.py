@@ -12,6 +12,8 @@ import structlog
 
 log = structlog.get_logger()
 
+_CANCEL_INTERVAL_S = 0.1
+
 
 class BackgroundTask:
     """Runs *work* until `stop`; if it ends by itself, so does the process, loudly.
@@ -30,8 +32,11 @@ class BackgroundTask:
         self._stopping = True
         if grace_s:
             await asyncio.wait([self._task], timeout=grace_s)
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        while not self._task.done():
+            # Again and again: up to Python 3.11 asyncio.wait_for, which redis-py uses,
+            # swallows a cancellation that meets the end of what it waits for.
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=_CANCEL_INTERVAL_S)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
