@@ -174,27 +174,27 @@ class Dispatcher:
 
     async def drain(self, stream: str, shard: int, lease_id: str) -> None:
         """The job: drain a shard for a slice, if the lease is still this job's."""
-        key = self.deps.keys.lease(stream, shard)
-        held = (stream, shard) in self._tasks or len(self._tasks) >= self.share
-        if self._stopping.is_set() or held:
-            await leases.give_back(self.deps.redis, key, lease_id)
+        at = (stream, shard)
+        if self._stopping.is_set() or at in self._tasks or len(self._tasks) >= self.share:
+            await leases.give_back(self.deps.redis, self.deps.keys.lease(*at), lease_id)
             return
-        if not await leases.renew(self.deps.redis, key, lease_id):
-            return
-        task = asyncio.create_task(self._drain((stream, shard), lease_id))
-        self._tasks[stream, shard] = task
-        await asyncio.shield(task)
+        # Nothing is awaited before it counts: jobs come several at a time, and `stop`
+        # has to wait for every drain there is.
+        pace = self._paces.setdefault(at, Pace(self.deps.settings))
+        drain = self.drains[at] = ShardDrain(self.deps, self.sinks[stream], shard, pace)
+        task = self._tasks[at] = asyncio.create_task(self._drain(at, lease_id, drain))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            drain.stop()  # arq stops, or the job took too long
+            raise
 
-    async def _drain(self, shard: Shard, lease_id: str) -> None:
-        pace = self._paces.setdefault(shard, Pace(self.deps.settings))
-        drain = self.drains[shard] = ShardDrain(self.deps, self.sinks[shard[0]], shard[1], pace)
-        drained = asyncio.Event()
-        renewing = asyncio.create_task(self._keep_lease(shard, lease_id, drain, drained))
+    async def _drain(self, shard: Shard, lease_id: str, drain: ShardDrain) -> None:
         more = False
         try:
-            await self._note_takeover(shard)
-            more = await drain.run(SLICE_S)
-            await self._note_clean_end(shard)
+            if not await leases.renew(self.deps.redis, self.deps.keys.lease(*shard), lease_id):
+                return
+            more = await self._drain_slice(shard, lease_id, drain)
         except ShardStopped as error:
             await self._stop_shard(shard, error)
         except StoreDown as error:
@@ -204,11 +204,21 @@ class Dispatcher:
             log.exception("drain_failed", stream=shard[0], shard=shard[1])
             lease_id = ""
         finally:
-            drained.set()
-            await renewing
             del self.drains[shard]
             del self._tasks[shard]
         await self._pass_on(shard, lease_id, more=more)
+
+    async def _drain_slice(self, shard: Shard, lease_id: str, drain: ShardDrain) -> bool:
+        drained = asyncio.Event()
+        renewing = asyncio.create_task(self._keep_lease(shard, lease_id, drain, drained))
+        try:
+            await self._note_takeover(shard)
+            more = await drain.run(SLICE_S)
+            await self._note_clean_end(shard)
+        finally:
+            drained.set()
+            await renewing
+        return more
 
     async def _keep_lease(
         self, shard: Shard, lease_id: str, drain: ShardDrain, drained: asyncio.Event
