@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,8 @@ class Batch:
     letters: list[DeadLetter] = field(default_factory=list)
     letter_bytes: int = 0
     first_ms: int = 0
+    #: When it has lingered enough, by the process' own clock; None until that is asked.
+    closes_at_s: float | None = None
     #: Did reading reach the end of the stream?
     at_tail: bool = False
     #: Was an empty stream given a moment to fill?
@@ -58,6 +61,16 @@ class Batch:
     @property
     def applied(self) -> int:
         return self.entries - len(self.letters)
+
+    def left_ms(self, linger_ms: int) -> float:
+        """How long it may stay open until its oldest entry is *linger_ms* old.
+
+        That moment is fixed once: an id may lie ahead of the clock, and would put it off for ever.
+        """
+        if self.closes_at_s is None:
+            age_ms = max(self.now_ms - self.first_ms, 0)
+            self.closes_at_s = time.monotonic() + (linger_ms - age_ms) / 1000
+        return (self.closes_at_s - time.monotonic()) * 1000
 
 
 class BatchReader:
@@ -177,17 +190,12 @@ class BatchReader:
         would end a slice and hand the shard on.
         """
         if batch.entries == 0:
-            left_ms = 0 if batch.waited else min(linger_ms, _IDLE_MS)
+            left_ms: float = 0 if batch.waited else min(linger_ms, _IDLE_MS)
             batch.waited = True
         else:
-            # An id may lie ahead of the clock: nobody waits longer than the linger time for it.
-            left_ms = min(batch.first_ms - batch.now_ms, 0) + linger_ms
-        if left_ms <= 0:
-            return False
-        started_s = time.monotonic()
-        try:
-            async with asyncio.timeout(left_ms / 1000):
-                await closing.wait()
-        except TimeoutError:
-            batch.now_ms += int((time.monotonic() - started_s) * 1000)
-        return True
+            left_ms = batch.left_ms(linger_ms)
+        if left_ms > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_ms / 1000):
+                    await closing.wait()
+        return left_ms > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any, cast
@@ -181,3 +182,15 @@ async def test_an_id_beyond_every_date_is_brought_back_too(deps: Deps) -> None:
 
     await assert_later_events_count(deps)
     assert (5, 3, 2, 0) == await books(deps.pool)
+
+
+async def test_an_id_ahead_of_the_clock_delays_nobody(deps: Deps) -> None:
+    """A batch closes after its linger time, however young its oldest entry claims to be."""
+    lingering = replace(deps, settings=replace(deps.settings, flush_interval_ms=50))
+    ahead_ms = await now_ms(deps) + HOUR_MS
+    await add_foreign(deps.settings, deps.redis, [(f"{ahead_ms}-0", save("ann", play_time=7))])
+
+    async with asyncio.timeout(60):
+        await drain_all(lingering)
+
+    assert [("ann", 7)] == await rows(deps.pool, RECORDS)
