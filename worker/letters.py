@@ -55,7 +55,7 @@ def _letter(entry: RawEntry, reason: str, detail: str) -> DeadLetter:
     raw = pack_fields(fields)
     return DeadLetter(
         entry=entry_id(identity),
-        username=_username_in(fields),
+        username=username_in(fields),
         reason=reason,
         detail=detail[:_DETAIL_MAX],
         fields=raw[:KEPT_BYTES_MAX],
@@ -112,7 +112,8 @@ def unpack_fields(raw: bytes) -> list[bytes]:
     return values
 
 
-def _username_in(fields: Sequence[bytes]) -> str | None:
+def username_in(fields: Sequence[bytes]) -> str | None:
+    """Whose entry it seems to be, though it cannot be decoded."""
     try:
         event = orjson.loads(body_of(fields)[0])
     except (InvalidField, orjson.JSONDecodeError):

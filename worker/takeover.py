@@ -25,7 +25,7 @@ from shared.streams import (
     read_range,
 )
 from worker.deps import Deps
-from worker.letters import body_of
+from worker.letters import body_of, username_in
 from worker.sinks import Sink, Touched
 
 _PAGE = 2_000
@@ -60,17 +60,22 @@ async def publish_committed(deps: Deps, sink: Sink, shard: int, committed: Check
 async def _touched_between(
     deps: Deps, sink: Sink, shard: int, known: Checkpoint, committed: Checkpoint
 ) -> AsyncIterator[Touched]:
-    fold = sink.new_fold()
+    """The users whose copies or overlays the entries in between concern, dead letters' too."""
+    fold, dead = sink.new_fold(), set[str]()
     async for identity, fields in _entries(deps, sink.stream, shard, known.last, committed.last):
         try:
             body, foreign = body_of(fields)
             event = sink.decode(body)
         except InvalidField:
+            dead.add(username_in(fields) or "")
             continue
         if shard_of(sink.username(event), deps.settings.shards) == shard:
             fold.add(event, entry_id(identity).ms, len(body), foreign=foreign)
     for user in sink.touched(fold):
         yield user
+    for name in dead - {""}:
+        if shard_of(name, deps.settings.shards) == shard:
+            yield Touched(name, (), outdated=True)
 
 
 async def _entries(

@@ -248,7 +248,7 @@ async def test_idle_shards_are_visited_and_trimmed_after_the_retention(
 
     async def is_trimmed() -> bool:
         await worker_.visit_all()
-        return await deps.redis.xlen(deps.keys.stream(STREAM, 0)) == 1
+        return bool(1 == await deps.redis.xlen(deps.keys.stream(STREAM, 0)))
 
     await until(is_trimmed, "only the entry at the checkpoint is left")
     assert (5, 5, 0, 0) == await books(deps.pool)
