@@ -85,7 +85,7 @@ def save_of(visitor: Visitor, body: bytes) -> Append:
     """The save event in *body*. Raises `InvalidField`, in the order real front ends know."""
     try:
         request = _decode_body(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except events.UNREADABLE:
         key, raw = _parts_of(body)
     else:
         key, raw = request.key, bytes(request.record)
@@ -116,7 +116,11 @@ def _parts_of(body: bytes) -> tuple[object, bytes]:
     fields = events.loads(body, MISSING, "body")
     if not isinstance(fields, dict):
         raise InvalidField(MISSING, "body", "an object {key, record}")
-    return fields.get("key"), orjson.dumps(fields.get("record"))
+    try:
+        return fields.get("key"), orjson.dumps(fields.get("record"))
+    except orjson.JSONEncodeError:  # it reads deeper than it writes
+        allowed = f"at most {events.EXTRA_DEPTH_MAX} levels of nesting"
+        raise InvalidField(events.INVALID_RECORD, "record", allowed) from None
 
 
 def delete_of(visitor: Visitor, query: bytes) -> Append:

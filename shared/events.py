@@ -97,6 +97,9 @@ INVALID_RECORD = "Invalid record data"
 INVALID_KEY = "Invalid key format"
 INVALID_ENTRY = "Invalid entry"
 
+#: What msgspec raises for bytes that are not what was asked for; the last for deep nesting.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _KNOWN = frozenset(PlayRecord.__struct_fields__)
 # A name before its colon; within a text its second quote would be escaped.
 _COUNTS = (b'"total_episodes":', b'"play_time":', b'"total_time":')
@@ -121,7 +124,7 @@ def decode(body: bytes) -> Event:
         raise InvalidField(INVALID_ENTRY, "d", f"at most {ENTRY_BYTES_MAX} bytes")
     try:
         event: Event = _event_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return _decode_leniently(body)
     _check_names(event)
     if type(event) is Save:
@@ -139,7 +142,7 @@ def check_record(raw: bytes) -> tuple[PlayRecord, bytes]:
     if b"null" not in raw:
         try:
             record = _record_decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             pass
         else:
             _check_printable(record)

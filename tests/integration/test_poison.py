@@ -51,6 +51,8 @@ POISON = [
     ({"d": orjson.dumps(save("ann "))}, "invalid_entry"),
     ({"d": orjson.dumps(save("a" * 51))}, "invalid_entry"),
     ({"d": b'{"v":1,"op":"clear","user":"ann","pad":"' + b"x" * 300_000 + b'"}'}, "invalid_entry"),
+    # Its op comes last: whoever looks for it has to step over all of that.
+    ({"d": b'{"record":' + b"[" * 9_000 + b"]" * 9_000 + b',"op":"save"}'}, "invalid_entry"),
 ]
 
 
@@ -105,6 +107,18 @@ async def test_an_id_beyond_the_calendar_is_a_dead_letter(deps: Deps) -> None:
     await drain_all(deps)
 
     assert [("id_out_of_range",)] == await rows(deps.pool, "SELECT reason FROM dead_letters")
+
+
+async def test_the_last_ids_of_the_calendar_are_counted(deps: Deps) -> None:
+    """
+    In UTC the year 9999 is not over then; in the zone of the statistics it is.
+    """
+    await add_foreign(deps.settings, deps.redis, [("253402300799999-0", save("ann"))])
+
+    await drain_all(deps)
+
+    assert (1, 1, 0, 0) == await books(deps.pool)
+    assert [(1,)] == await rows(deps.pool, "SELECT plays FROM user_watch_daily")
 
 
 @pytest.mark.parametrize("at", [0, 7, 19])

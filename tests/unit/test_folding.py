@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.events import Event, PlayRecord, decode
+from shared.events import TIME_MS_MAX, Event, PlayRecord, decode
 from tests.event_strategies import timed_events
 from tests.oracle import Oracle
 from tests.plays import save
@@ -169,3 +171,10 @@ def test_days_change_at_midnight_of_the_zone() -> None:
     midnight_ms = 1_699_977_600_000  # 2023-11-15 00:00 in Asia/Shanghai
 
     assert ["2023-11-14", "2023-11-15"] == [day_of(midnight_ms - 1), day_of(midnight_ms)]
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Asia/Shanghai", "Etc/GMT+12"])
+@pytest.mark.parametrize("ms", [TIME_MS_MAX, TIME_MS_MAX + 1, 2**64 - 1])
+def test_no_id_is_too_late_for_a_day(zone: str, ms: int) -> None:
+    """Whatever another producer chooses, a day of the calendar comes out."""
+    assert date(9999, 12, 29) <= date.fromisoformat(days_in(zone)(ms))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from shared.events import Clear, Delete, Event, PlayRecord, Save
+from shared.events import TIME_MS_MAX, Clear, Delete, Event, PlayRecord, Save
 from shared.records import merge_original_episodes
 
 #: A pause this long makes the next event a new play (architecture section 5).
@@ -272,24 +272,29 @@ def _sorted(items: Iterable[tuple[Content, KeyFold]]) -> list[tuple[Content, Key
 # --- days ---------------------------------------------------------------------
 
 _QUARTER_MS = 900_000
+_QUARTER = timedelta(milliseconds=_QUARTER_MS)
+#: An id may lie anywhere; from here on its day is the last that every zone's calendar has.
+_LAST_QUARTER = TIME_MS_MAX // _QUARTER_MS - 2 * 96
 
 
 def days_in(time_zone: str) -> Callable[[int], str]:
     """A function from Unix milliseconds to the ISO date in *time_zone*.
 
     Every zone's offset is a whole number of quarter hours, so it is worked out
-    once per quarter hour.
+    once per quarter hour. No time is too late for it.
     """
     zone = ZoneInfo(time_zone)
     known: dict[int, str] = {}
 
     def day_of(ms: int) -> str:
-        quarter = ms // _QUARTER_MS
+        quarter = min(ms // _QUARTER_MS, _LAST_QUARTER)
         day = known.get(quarter)
         if day is None:
             if len(known) > 10_000:
                 known.clear()
-            moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+            moment = datetime(1970, 1, 1, tzinfo=UTC) + quarter * timedelta(
+                milliseconds=_QUARTER_MS
+            )
             day = known[quarter] = moment.astimezone(zone).date().isoformat()
         return day
 
