@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import structlog
 
+from shared.cached_copies import forget
 from shared.connections import transaction
 from shared.errors import (
     CheckpointMoved,
@@ -193,7 +194,10 @@ class ShardDrain:
         outdated = {user.username for user in touched if user.outdated}
         outdated.update(self._dead_users(batch))
         keys = [sink.user_keys(shard, name) for name in outdated]
-        await publish(redis, self._published, checkpoint, uuid.uuid4().hex, keys, work)
+        token = uuid.uuid4().hex
+        if not await publish(redis, self._published, checkpoint, token, keys, work):
+            # Readers know of a later batch, which need not have known of these users.
+            await forget(redis, keys, token)
         await self._trim(checkpoint, batch)
         await clear_pending(
             redis,

@@ -8,7 +8,6 @@ Moving the checkpoint row fences out a batch that was folded without the letter.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -16,15 +15,16 @@ from hashlib import sha256
 from typing import Any
 
 from shared.connections import transaction
-from shared.errors import DataRefused, InvalidField, StoreDown
+from shared.errors import DataRefused, InvalidField, StoreDown, Transient
 from shared.events import TIME_MS_MAX
 from shared.keys import shard_of
-from shared.streams import Checkpoint, publish
+from shared.streams import Checkpoint
 from worker import checkpoints, kept_letters
 from worker.deps import Deps
 from worker.kept_letters import Letter, LetterKey
 from worker.letters import body_of
 from worker.sinks import Sink
+from worker.takeover import publish_committed
 
 _DETAIL_MAX = 500
 
@@ -33,7 +33,7 @@ class Verdict(Enum):
     """What became of a letter."""
 
     REPLAYED = "replayed"
-    #: Applied; but Redis did not answer, so the shard's next drain drops the cached copy.
+    #: Applied; but a store did not answer, so the shard's next drain drops the cached copy.
     UNPUBLISHED = "replayed, not published"
     REFUSED = "still refused"
     RESOLVED = "resolved before"
@@ -87,7 +87,7 @@ async def replay(
         return Answer(key, Verdict.REFUSED, str(error))
     if not moved:
         return Answer(key, Verdict.RESOLVED, "somebody else just did it")
-    return Answer(key, await _publish(deps, sink, moved, repaired.username))
+    return Answer(key, await _publish(deps, sink, moved))
 
 
 def _repair(sink: Sink, letter: Letter, body: bytes | None) -> _Repaired:
@@ -136,17 +136,15 @@ async def _apply(
     return new
 
 
-async def _publish(deps: Deps, sink: Sink, moved: dict[int, Checkpoint], username: str) -> Verdict:
-    """Publish what *moved*; the user's cached copy goes in the same script.
+async def _publish(deps: Deps, sink: Sink, moved: dict[int, Checkpoint]) -> Verdict:
+    """Publish what *moved*, as whoever takes a shard over does.
 
-    Where a drain has published a later batch, it has done so for this letter too.
+    So the user's cached copy goes, and with it those that a batch just committed made
+    wrong: its worker may be dead, and cannot publish it any more once this is.
     """
-    target = shard_of(username, deps.settings.shards)
     try:
         for shard, checkpoint in moved.items():
-            published = deps.keys.checkpoint(sink.stream, shard)
-            outdated = [sink.user_keys(shard, username)] if shard == target else []
-            await publish(deps.redis, published, checkpoint, uuid.uuid4().hex, outdated)
-    except StoreDown:
+            await publish_committed(deps, sink, shard, checkpoint)
+    except (StoreDown, Transient):
         return Verdict.UNPUBLISHED
     return Verdict.REPLAYED

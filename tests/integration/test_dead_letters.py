@@ -21,6 +21,7 @@ from tests.integration.test_poison import refusing
 from tests.mysql_state import books
 from tests.plays import add_foreign, clear, delete, deps_of, drain_all, rows, save
 from worker import checkpoints, kept_letters
+from worker import drain as draining
 from worker import replay as replaying
 from worker.batches import BatchReader
 from worker.deps import Deps
@@ -30,6 +31,7 @@ from worker.kept_letters import Filter, LetterKey
 from worker.pace import Pace
 from worker.replay import Answer, Verdict, replay
 from worker.sinks.plays import PlaysSink
+from worker.takeover import publish_committed
 
 #: With two shards ann belongs to 1 and bob to 0.
 ANN, BOB = 1, 0
@@ -304,7 +306,7 @@ async def test_a_replay_killed_before_it_published_is_published_by_the_next_drai
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(replaying, "publish", killed)
+        patch.setattr(replaying, "publish_committed", killed)
         with pytest.raises(Killed):
             await do_replay(deps, key, orjson.dumps(save("ann")))
     assert not await is_forgotten(deps, ANN, "ann")
@@ -326,10 +328,42 @@ async def test_a_drain_that_publishes_first_forgets_the_user_too(
         await cache(deps, ANN, "ann")
         await add_foreign(deps.settings, deps.redis, [(f"{AT}-9", save("dan"))])
         await drain_all(deps)
+        return await publish_committed(*arguments)
+
+    monkeypatch.setattr(replaying, "publish_committed", after_a_drain)
+    await do_replay(deps, key, orjson.dumps(save("ann")))
+
+    assert await is_forgotten(deps, ANN, "ann")
+    await assert_published(deps)
+
+
+@pytest.mark.parametrize("worker", ["dead", "slow"])
+async def test_a_replay_publishes_for_a_worker_that_has_not_yet(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch, worker: str
+) -> None:
+    """What a batch committed before it made wrong is forgotten, though nobody publishes it."""
+    key = await bury_raw(deps, ANN, b"{")
+    await add_foreign(deps.settings, deps.redis, [(f"{AT}-9", save("ann"))])
+    published, may_publish = asyncio.Event(), asyncio.Event()
+
+    async def late(*arguments: Any) -> bool:
+        published.set()
+        await may_publish.wait()
         return await publish(*arguments)
 
-    monkeypatch.setattr(replaying, "publish", after_a_drain)
-    await do_replay(deps, key, orjson.dumps(save("ann")))
+    with monkeypatch.context() as patch:
+        patch.setattr(draining, "publish", late)
+        draining_ann = asyncio.create_task(drain_all(deps))
+        await published.wait()
+    await cache(deps, ANN, "ann")
+    await do_replay(deps, key, orjson.dumps(save("dan")))
+    if worker == "slow":
+        may_publish.set()
+        await draining_ann
+    else:
+        draining_ann.cancel()
+        await asyncio.wait([draining_ann])
+    await drain_all(deps)
 
     assert await is_forgotten(deps, ANN, "ann")
     await assert_published(deps)
