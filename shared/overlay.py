@@ -15,7 +15,7 @@ import orjson
 
 from shared.keys import CLEAR_FIELD
 from shared.records import merge_original_episodes
-from shared.streams import BEGINNING, EntryId, entry_id
+from shared.streams import EntryId, entry_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class Overlay:
 def read_overlay(fields: Mapping[bytes, bytes], published: EntryId) -> Overlay:
     """The overlay in *fields* (a whole HGETALL); a field counts only above *published*."""
     overlay = Overlay()
-    cleared_at = BEGINNING
+    above = published
     if CLEAR_FIELD in fields:
-        cleared_at = _read_field(overlay, CLEAR_FIELD, fields[CLEAR_FIELD], published)
+        above = max(above, _read_clear(overlay, fields[CLEAR_FIELD], published))
     for name, value in fields.items():
         if name != CLEAR_FIELD:
-            _read_field(overlay, name, value, max(published, cleared_at))
+            _read_field(overlay, name, value, above)
     return overlay
 
 
@@ -69,15 +69,30 @@ def merge(stored: Mapping[bytes, dict[str, Any]], overlay: Overlay) -> dict[byte
     }
 
 
-def _read_field(overlay: Overlay, name: bytes, value: bytes, above: EntryId) -> EntryId:
-    """Put one field into *overlay*; the position of its entry."""
+def _read_clear(overlay: Overlay, value: bytes, above: EntryId) -> EntryId:
+    """Put the clear field into *overlay*; the position from which on fields count."""
+    try:
+        identity, _, op = value.split(b" ")
+        at = entry_id(identity)
+    except ValueError:
+        overlay.damaged.append(CLEAR_FIELD)
+        return above
+    if op != b"c":
+        overlay.damaged.append(CLEAR_FIELD)
+    elif at <= above:
+        overlay.settled.append(CLEAR_FIELD)
+    else:
+        overlay.cleared = True
+        return at
+    return above
+
+
+def _read_field(overlay: Overlay, name: bytes, value: bytes, above: EntryId) -> None:
     try:
         identity, _, op, *rest = value.split(b" ", 5)
         at = entry_id(identity)
         if at <= above:
             overlay.settled.append(name)
-        elif op == b"c":
-            overlay.cleared = True
         elif op == b"d":
             overlay.deleted.add(name)
         elif op == b"s":
@@ -86,8 +101,6 @@ def _read_field(overlay: Overlay, name: bytes, value: bytes, above: EntryId) -> 
             overlay.damaged.append(name)
     except (ValueError, TypeError):
         overlay.damaged.append(name)
-        return BEGINNING
-    return at
 
 
 def _pending_save(at: EntryId, kind: bytes, number: bytes, record: bytes) -> PendingSave:

@@ -172,6 +172,37 @@ async def test_a_write_is_in_every_later_read(
     assert expected == await positions(site.near)
 
 
+@pytest.mark.parametrize("worker", [stopped, at_work, dead], ids=lambda w: w.__name__)
+@pytest.mark.parametrize(("write", "expected"), WRITES, ids=lambda v: getattr(v, "__name__", ""))
+async def test_a_slow_reader_that_ends_last_leaves_nothing_stale(
+    site: Site,
+    write: Callable[[Front], Awaitable[Any]],
+    expected: dict[str, int],
+    worker: Callable[[Deps], Awaitable[None]],
+) -> None:
+    """Nobody else read meanwhile: what it read before the write must not become the copy."""
+    for key in ("s+1", "s+2"):
+        await site.near.save(USER, key, record())
+    await drain_all(site.deps)
+
+    async with a_slow_reader(site):
+        await write(site.near)
+        await worker(site.deps)
+
+    assert expected == await positions(site.far)
+
+
+async def test_only_reads_make_a_cached_copy(site: Site, redis: Redis) -> None:
+    """An append keeps a copy up to date and never begins one, which would have no end."""
+    await site.near.save(USER, "s+1", record())
+    cached = site.keys.play_records(shard_of(USER, site.deps.settings.shards), USER).cached
+
+    assert 0 == await redis.exists(cached)
+    await site.near.records(USER)
+    await site.near.save(USER, "s+1", record())
+    assert 0 < await redis.pttl(cached) <= 3_600_000
+
+
 async def test_an_overlay_left_behind_never_hides_what_came_after_it(
     site: Site, redis: Redis
 ) -> None:
