@@ -1,0 +1,99 @@
+"""The fence and the order of writes: what keeps workers of one shard, and of several, apart."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import orjson
+import pytest
+from redis.asyncio import Redis
+
+from shared.connections import Pool, transaction
+from shared.errors import CheckpointMoved
+from shared.settings import Settings
+from shared.streams import EntryId, StreamInfo
+from tests.plays import STREAM, deps_of, rows, save
+from tests.waiting import until
+from worker import checkpoints
+from worker.deps import Deps
+from worker.sinks.plays import PlaysSink
+
+
+@pytest.fixture(name="deps")
+def _deps(migrated: Settings, redis: Redis, pool: Pool) -> Deps:
+    return deps_of(replace(migrated, shards=1), redis, pool)
+
+
+@pytest.mark.parametrize("column", ["incarnation", "batch_no", "last_ms", "last_seq"])
+async def test_the_fence_refuses_a_worker_that_is_wrong_in_any_one_thing(
+    deps: Deps, column: str
+) -> None:
+    """
+    After a restore or a repair ids may repeat, or batch numbers: neither alone is enough.
+    """
+    start = await checkpoints.load(deps.pool, STREAM, 0)
+    async with transaction(deps.pool) as cursor:
+        await cursor.execute(f"UPDATE stream_checkpoints SET {column} = {column} + 1")
+    new = replace(start, batch_no=start.batch_no + 1, last=EntryId(9, 9), applied=1)
+
+    with pytest.raises(CheckpointMoved):
+        async with transaction(deps.pool) as cursor:
+            await checkpoints.advance(cursor, STREAM, 0, start, new, StreamInfo())
+
+    assert [(0,)] == await rows(deps.pool, "SELECT applied FROM stream_checkpoints")
+
+
+async def test_the_fence_only_moves_the_shard_it_is_about(deps: Deps) -> None:
+    """
+    Other shards and other streams stand where they stood.
+    """
+    start = await checkpoints.load(deps.pool, STREAM, 0)
+    await checkpoints.load(deps.pool, STREAM, 1)
+    await checkpoints.load(deps.pool, "usage", 0)
+    new = replace(start, batch_no=1, last=EntryId(9, 9), applied=1)
+
+    async with transaction(deps.pool) as cursor:
+        await checkpoints.advance(cursor, STREAM, 0, start, new, StreamInfo(added=4))
+
+    assert new == await checkpoints.load(deps.pool, STREAM, 0)
+    assert [(STREAM, 0, 4)] == await rows(
+        deps.pool, "SELECT stream, shard, seen_added FROM stream_checkpoints WHERE batch_no > 0"
+    )
+
+
+async def test_shards_that_write_the_same_contents_never_deadlock(deps: Deps) -> None:
+    """
+    Their batches meet contents in opposite orders; sorted by key, one only waits.
+    """
+    contents = [f"{number:02}" for number in range(21)]
+    await write(deps, 2, contents)
+    async with deps.pool.acquire() as connection, connection.cursor() as cursor:
+        # Unsorted, each would have half of the rows when this lock is given up.
+        await connection.begin()
+        await cursor.execute("SELECT * FROM content_stats WHERE content_id = '10' FOR UPDATE")
+        writers = asyncio.gather(write(deps, 0, contents), write(deps, 1, contents[::-1]))
+
+        async def both_wait() -> bool:
+            query = "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+            return 2 == len(await rows(deps.pool, query))
+
+        await until(both_wait, "both shards wait for a lock", poll_s=0.15)
+        await connection.rollback()
+        await writers
+
+    assert [(21, 63)] == await rows(
+        deps.pool, "SELECT COUNT(*), CAST(SUM(play_count) AS SIGNED) FROM content_stats"
+    )
+
+
+async def write(deps: Deps, shard: int, contents: list[str]) -> None:
+    """A batch in which each of *contents*, in that order, is another user's first play."""
+    sink = PlaysSink(deps.settings)
+    fold = sink.new_fold()
+    for number, content in enumerate(contents):
+        event = sink.decode(orjson.dumps(save(f"u{shard}-{number:02}", content)))
+        fold.add(event, 1_700_000_000_000, 100, foreign=False)
+    async with transaction(deps.pool) as cursor:
+        old = await checkpoints.lock(cursor, STREAM, shard)
+        await sink.apply(cursor, fold, shard, replace(old, batch_no=old.batch_no + 1))
