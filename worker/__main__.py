@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 
 import structlog
@@ -24,6 +25,7 @@ def main() -> int:
         sys.stderr.write(f"worker: {error}\n")
         return 2
     set_up_logging(settings)
+    _calm_collector()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_worker(settings))
@@ -34,6 +36,17 @@ def main() -> int:
         log.critical("worker_failed", error=str(error))
         return 1
     return 0
+
+
+def _calm_collector() -> None:
+    """Look for cyclic garbage seldom.
+
+    A batch is a hundred thousand objects without a cycle among them; by default they are
+    walked again and again while it grows, which took a fourth of all the worker's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 if __name__ == "__main__":

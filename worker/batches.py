@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain
 
 from redis.asyncio import Redis
 
@@ -28,7 +28,7 @@ _CHUNK_BYTES = 4_194_304
 _CHUNK_ENTRIES = 4_000
 _IDLE_MS = 100
 #: Entries folded before other tasks of the process get their turn.
-_ENTRIES_PER_TURN = 500
+_ENTRIES_PER_TURN = 100
 
 
 @dataclass(slots=True)
@@ -89,16 +89,20 @@ class BatchReader:
     ) -> None:
         self._redis = redis
         self._sink = sink
+        self._decode, self._username = sink.decode, sink.username
         self._key = key
         self._shard, self._shards = shard
         self._after, self._ordinal, self._base = position
         self._left: Sequence[RawEntry] = ()
         self._chunk: Chunk | None = None
         self._count = 1_000
+        #: Users of the batch that belong to this shard.
+        self._own: set[str] = set()
 
     async def next_batch(self, limits: Limits, closing: asyncio.Event) -> Batch:
         """Read until a limit closes the batch, the linger time is over or *closing* is set."""
         batch = Batch(self._sink.new_fold(), self._after)
+        self._own.clear()
         if self._chunk is not None:
             batch.info, batch.now_ms = self._chunk.info, self._chunk.now_ms
         while True:
@@ -117,7 +121,7 @@ class BatchReader:
         batch.at_tail = len(chunk.entries) < self._count
         batch.lost += self._missing(chunk, at_tail=batch.at_tail)
         if chunk.entries:
-            size = sum(len(value) for _, fields in chunk.entries for value in fields)
+            size = sum(map(len, chain.from_iterable([fields for _, fields in chunk.entries])))
             average = size // len(chunk.entries) + 1
             self._count = max(1, min(_CHUNK_ENTRIES, _CHUNK_BYTES // average))
 
@@ -137,51 +141,62 @@ class BatchReader:
 
     async def _fold(self, batch: Batch, limits: Limits) -> bool:
         """Fold what was read; True when a limit closed the batch before the chunk's end."""
-        entries, fold = self._left, batch.fold
-        for number, entry in enumerate(entries):
-            if (
-                fold.rows >= limits.rows
-                or batch.entries >= limits.entries
-                or fold.bytes + batch.letter_bytes >= limits.bytes
-                or not self._take(batch, entry, unfolded=limits.unfolded)
-            ):
-                self._left = entries[number:]
+        entries = self._left
+        for start in range(0, len(entries), _ENTRIES_PER_TURN):
+            part = entries[start : start + _ENTRIES_PER_TURN]
+            taken = self._take(batch, part, limits)
+            if taken < len(part):
+                self._left = entries[start + taken :]
                 batch.at_tail = False
                 return True
-            if number % _ENTRIES_PER_TURN == 0:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
         self._left = ()
-        return batch.entries >= limits.entries or fold.rows >= limits.rows
+        return batch.entries >= limits.entries or batch.fold.rows >= limits.rows
 
-    def _take(self, batch: Batch, entry: RawEntry, *, unfolded: bool) -> bool:
+    def _take(self, batch: Batch, entries: Sequence[RawEntry], limits: Limits) -> int:
+        """Fold *entries* in until the batch has to close; how many were."""
+        fold, room = batch.fold, limits.entries - batch.entries
+        taken = 0
+        for entry in entries[:room]:
+            if fold.rows >= limits.rows or fold.bytes + batch.letter_bytes >= limits.bytes:
+                break
+            if not self._take_one(batch, entry, unfolded=limits.unfolded):
+                break
+            taken += 1
+        if taken:
+            if batch.entries == 0:
+                batch.first_ms = entry_id(entries[0][0]).ms
+            batch.entries += taken
+            batch.only = entries[0] if batch.entries == 1 else None
+            batch.last = self._after = entry_id(entries[taken - 1][0])
+            self._ordinal += taken
+        return taken
+
+    def _take_one(self, batch: Batch, entry: RawEntry, *, unfolded: bool) -> bool:
         """Fold one entry in; False if the batch has to close before it."""
         identity, fields = entry
-        at = entry_id(identity)
+        ms = int(identity.partition(b"-")[0])
         try:
             body, foreign = body_of(fields)
-            event = self._sink.decode(body)
-            self._check(batch.fold, event, at)
+            event = self._decode(body)
+            if ms > TIME_MS_MAX or self._username(event) not in self._own:
+                self._check(self._username(event), ms)
         except InvalidField as error:
             letter = letter_of(entry, error)
             batch.letters.append(letter)
             batch.letter_bytes += len(letter.fields)
-        else:
-            if unfolded and batch.fold.touches(event):
-                return False
-            batch.fold.add(event, at.ms, len(body), foreign=foreign)
-        if batch.entries == 0:
-            batch.first_ms = at.ms
-        batch.only = entry if batch.entries == 0 else None
-        batch.entries += 1
-        batch.last = self._after = at
-        self._ordinal += 1
+            return True
+        if unfolded and batch.fold.touches(event):
+            return False
+        batch.fold.add(event, ms, len(body), foreign=foreign)
         return True
 
-    def _check(self, fold: Fold, event: Any, at: EntryId) -> None:
-        if shard_of(self._sink.username(event), self._shards) != self._shard:
+    def _check(self, username: str, ms: int) -> None:
+        if shard_of(username, self._shards) != self._shard:
             raise InvalidField("wrong_shard", "user", "CRC-32 of its UTF-8 modulo the shard count")
-        if at.ms > TIME_MS_MAX:
+        if ms > TIME_MS_MAX:
             raise InvalidField("id_out_of_range", "entry id", f"at most {TIME_MS_MAX} ms")
+        self._own.add(username)
 
     async def _linger(self, batch: Batch, linger_ms: int, closing: asyncio.Event) -> bool:
         """Wait until the oldest entry is *linger_ms* old; False if there is nothing to wait for.

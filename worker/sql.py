@@ -1,5 +1,5 @@
 """
-SQL text for many rows: rendered beside the server's work, in statements of bounded size.
+SQL text for many rows, in statements of bounded size, rendered beside the server's work.
 
 Rows are rendered here and not by `executemany`, which turns into one statement
 per row as soon as a value is not a bare %s, and knows no second dialect.
@@ -9,53 +9,101 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import islice
 from typing import Any
+
+import orjson
 
 from shared.connections import Cursor, Dialect, dialect_of
 
 #: The knee of both servers (engines, MySQL and MariaDB).
 ROWS_PER_STATEMENT = 2_000
-#: Well under max_allowed_packet of either server, whatever the characters.
-CHARACTERS_PER_STATEMENT = 1_000_000
-_ROWS_PER_TURN = 200
+#: Well under max_allowed_packet of either server; one row alone may be longer.
+BYTES_PER_STATEMENT = 4_000_000
+#: Rows made before other tasks of the process get their turn.
+_ROWS_PER_TURN = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MINUTE_MS = 60_000
 
 Row = Sequence[Any]
+Literal = Callable[[Any], str]
 
 
-def row_text(literal: Callable[[Any], str], row: Row) -> str:
-    """`(1,'a',NULL)`"""
-    return "(" + ",".join([str(v) if type(v) is int else literal(v) for v in row]) + ")"
+def rows_text(literal: Literal, rows: Sequence[Row], prefix: bytes = b"") -> bytes:
+    """`(1,"a",null),(2,"b",null)`, with *prefix* before each parenthesis.
+
+    JSON is SQL here, and rendered in one call: the sessions' sql_mode takes a text in
+    double quotes for a string, and `\\"`, `\\\\`, `\\n`, `\\r`, `\\t` and `\\b` mean the same in
+    both. What does not (`\\f`, `\\u001f`, bytes), or could be mistaken for the
+    parentheses to come, is rendered value by value.
+    """
+    text = _json(rows)
+    if text is None or text.count(b"],[") != len(rows) - 1:
+        return b",".join([prefix + _row_text(literal, row) for row in rows])
+    return prefix + b"(" + text[2:-2].replace(b"],[", b")," + prefix + b"(") + b")"
+
+
+def _row_text(literal: Literal, row: Row) -> bytes:
+    text = _json(row)
+    if text is None:
+        # The driver passes bytes through as surrogates.
+        return ("(" + ",".join(map(literal, row)) + ")").encode(errors="surrogateescape")
+    return b"(" + text[1:-1] + b")"
+
+
+def _json(values: Sequence[Any]) -> bytes | None:
+    """*values* as JSON that is SQL too; None where there is none."""
+    try:
+        text = orjson.dumps(values)
+    except TypeError:
+        return None
+    return None if b"\\u" in text or b"\\f" in text else text
 
 
 def datetime_text(ms: int) -> str:
     """Unix milliseconds as a DATETIME(3) in UTC."""
-    return (_EPOCH + timedelta(milliseconds=ms)).strftime("%Y-%m-%d %H:%M:%S.") + f"{ms % 1000:03d}"
+    minute, rest = divmod(ms, _MINUTE_MS)
+    return f"{_minute_text(minute)}{rest / 1000:06.3f}"
 
 
-async def statement_rows(cursor: Cursor, rows: Iterable[Row]) -> AsyncIterator[list[str]]:
+@lru_cache(maxsize=10_000)
+def _minute_text(minute: int) -> str:
+    return (_EPOCH + timedelta(minutes=minute)).strftime("%Y-%m-%d %H:%M:")
+
+
+async def statement_rows(
+    cursor: Cursor, rows: Iterable[Row], prefix: bytes = b""
+) -> AsyncIterator[bytes]:
     """*rows* rendered, in groups that fit one statement; lets other tasks run in between."""
-    literal = cursor.connection.literal
-    group: list[str] = []
-    characters = 0
-    for number, row in enumerate(rows, start=1):
-        text = row_text(literal, row)
-        if group and (
-            len(group) == ROWS_PER_STATEMENT or characters + len(text) > CHARACTERS_PER_STATEMENT
-        ):
-            yield group
-            group, characters = [], 0
-        group.append(text)
-        characters += len(text)
-        if number % _ROWS_PER_TURN == 0:
-            await asyncio.sleep(0)
+    literal, left = cursor.connection.literal, iter(rows)
+    group: list[Row] = []
+    while part := list(islice(left, _ROWS_PER_TURN)):
+        group += part
+        if len(group) >= ROWS_PER_STATEMENT:
+            for text in _bounded(literal, group, prefix):
+                yield text
+            group = []
+        await asyncio.sleep(0)
     if group:
-        yield group
+        for text in _bounded(literal, group, prefix):
+            yield text
 
 
-async def execute_all(cursor: Cursor, statements: AsyncIterator[str]) -> int:
+def _bounded(literal: Literal, rows: Sequence[Row], prefix: bytes) -> Iterator[bytes]:
+    """*rows* rendered, halved until each part is short enough."""
+    text = rows_text(literal, rows, prefix)
+    if len(text) <= BYTES_PER_STATEMENT or len(rows) == 1:
+        yield text
+    else:
+        middle = len(rows) // 2
+        yield from _bounded(literal, rows[:middle], prefix)
+        yield from _bounded(literal, rows[middle:], prefix)
+
+
+async def execute_all(cursor: Cursor, statements: AsyncIterator[bytes]) -> int:
     """Execute *statements* in order; the next is rendered while the server works on one.
 
     Returns the rows affected by all.
@@ -86,16 +134,17 @@ async def upsert(
     *updates* are assignments in which `{old}` before a column means the stored value
     and `{new}` the one that would have been inserted: "plays = {old}plays + {new}plays".
     """
-    return await execute_all(cursor, _upserts(cursor, table, columns, updates, rows))
+    return await execute_all(cursor, upserts(cursor, table, columns, updates, rows))
 
 
-async def _upserts(
+async def upserts(
     cursor: Cursor, table: str, columns: Sequence[str], updates: Sequence[str], rows: Iterable[Row]
-) -> AsyncIterator[str]:
-    head = f"INSERT INTO {table} ({','.join(columns)}) VALUES "
-    tail = upsert_clause(dialect_of(cursor), table, updates)
+) -> AsyncIterator[bytes]:
+    """The statements of `upsert`."""
+    head = f"INSERT INTO {table} ({','.join(columns)}) VALUES ".encode()
+    tail = upsert_clause(dialect_of(cursor), table, updates).encode()
     async for group in statement_rows(cursor, rows):
-        yield head + ",".join(group) + tail
+        yield head + group + tail
 
 
 def upsert_clause(dialect: Dialect, table: str, updates: Sequence[str]) -> str:
@@ -116,18 +165,14 @@ def _assignment(dialect: Dialect, table: str, update: str) -> str:
 
 async def join_values(
     cursor: Cursor, columns: Sequence[str], rows: Iterable[Row], join: str
-) -> AsyncIterator[str]:
+) -> AsyncIterator[bytes]:
     """SELECTs that join a derived table `k` of *rows* with stored ones.
 
     *join* is "SELECT ... FROM k STRAIGHT_JOIN t FORCE INDEX (...) ON ...". An IN list of
     thousands of row values would be a table scan; so would a fresh table without
     statistics if the index were not forced (engines, MySQL and MariaDB).
     """
-    names = ",".join(columns)
-    mysql = dialect_of(cursor) is Dialect.MYSQL
-    async for group in statement_rows(cursor, rows):
-        if mysql:
-            values = ",".join(["ROW" + text for text in group])
-            yield f"WITH k({names}) AS (VALUES {values}) {join}"
-        else:
-            yield f"WITH k({names}) AS (VALUES {','.join(group)}) {join}"
+    head, tail = f"WITH k({','.join(columns)}) AS (VALUES ".encode(), f") {join}".encode()
+    prefix = b"ROW" if dialect_of(cursor) is Dialect.MYSQL else b""
+    async for group in statement_rows(cursor, rows, prefix):
+        yield head + group + tail

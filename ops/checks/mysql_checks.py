@@ -8,13 +8,13 @@ from ops.checks.findings import Finding, error, mib, numbers, ok, warning
 from ops.checks.mysql_facts import MysqlFacts
 from shared.connections import Dialect
 from shared.settings import Settings
-from worker.sql import CHARACTERS_PER_STATEMENT
+from worker.sql import BYTES_PER_STATEMENT
 
 MysqlCheck = Callable[[MysqlFacts, Settings], Finding]
 
 VERSION_MIN = {Dialect.MYSQL: (8, 4), Dialect.MARIADB: (10, 11)}
-#: A statement's characters in the longest encoding, and what stands around its rows.
-PACKET_MIN_BYTES = 4 * CHARACTERS_PER_STATEMENT + 65_536
+#: A statement's rows, and what stands around them.
+PACKET_MIN_BYTES = BYTES_PER_STATEMENT + 65_536
 
 
 def version(facts: MysqlFacts, settings: Settings) -> Finding:

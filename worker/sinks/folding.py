@@ -8,7 +8,7 @@ the stored record stays open in `KeyFold.first` until the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -75,9 +75,12 @@ class KeyFold:
     size: int = 0
 
     def count(self, day: str, plays: int, watch_s: int) -> None:
-        sums = self.days.setdefault(day, [0, 0])
-        sums[0] += plays
-        sums[1] += watch_s
+        sums = self.days.get(day)
+        if sums is None:
+            self.days[day] = [plays, watch_s]
+        else:
+            sums[0] += plays
+            sums[1] += watch_s
 
 
 @dataclass(slots=True)
@@ -99,6 +102,7 @@ class PlayFold:
         self.users: dict[str, UserFold] = {}
         self.rows = 0
         self.bytes = 0
+        self._in_order: list[tuple[str, Content, KeyFold]] = []
 
     def add(self, event: Event, ms: int, size: int, *, foreign: bool) -> None:
         """Fold *event* in; *ms* is its entry's time, *size* its length in bytes."""
@@ -123,15 +127,26 @@ class PlayFold:
             return True
         return user.cleared_ms > 0 or (event.source, event.id) in user.keys
 
-    def _key(self, user: UserFold, content: Content) -> KeyFold:
-        fold = user.keys.get(content)
-        if fold is None:
-            fold = user.keys[content] = KeyFold(absent=user.cleared_ms > 0)
-            self.rows += 1
+    def in_order(self) -> list[tuple[str, Content, KeyFold]]:
+        """(username, content, state) of every key, sorted as the tables' keys are."""
+        if not self._in_order:
+            self._in_order = [
+                (name, content, keys[content])
+                for name in sorted(self.users)
+                for keys in (self.users[name].keys,)
+                for content in sorted(keys)
+            ]
+        return self._in_order
+
+    def _new_key(self, user: UserFold, content: Content) -> KeyFold:
+        fold = user.keys[content] = KeyFold(absent=user.cleared_ms > 0)
+        self.rows += 1
+        self._in_order = []
         return fold
 
     def _save(self, user: UserFold, event: Save, ms: int, size: int) -> None:
-        fold = self._key(user, (event.source, event.id))
+        content = (event.source, event.id)
+        fold = user.keys.get(content) or self._new_key(user, content)
         record, given = event.record, event.record.original_episodes
         if fold.present or fold.absent:
             prev = fold.record if fold.present else None
@@ -151,7 +166,8 @@ class PlayFold:
         fold.size = size
 
     def _delete(self, user: UserFold, event: Delete, ms: int) -> None:
-        fold = self._key(user, (event.source, event.id))
+        content = (event.source, event.id)
+        fold = user.keys.get(content) or self._new_key(user, content)
         fold.present, fold.absent, fold.deleted_ms = False, True, ms
 
     def _clear(self, user: UserFold, ms: int) -> None:
@@ -192,14 +208,19 @@ class Changes:
 
     def note_content(self, content: Content, record: PlayRecord, ms: int) -> None:
         """The newest record of a content names it."""
-        totals = self.contents.setdefault(content, ContentSums(record, ms))
-        if ms > totals.last_ms:
+        totals = self.contents.get(content)
+        if totals is None:
+            self.contents[content] = ContentSums(record, ms)
+        elif ms > totals.last_ms:
             totals.last_ms, totals.record = ms, record
 
     def count(self, user: str, content: Content, day: str, plays: int, watch_s: int) -> None:
-        sums = self.daily.setdefault((day, user), [0, 0])
-        sums[0] += plays
-        sums[1] += watch_s
+        sums = self.daily.get((day, user))
+        if sums is None:
+            self.daily[day, user] = [plays, watch_s]
+        else:
+            sums[0] += plays
+            sums[1] += watch_s
         totals = self.contents[content]
         totals.plays += plays
         totals.watch_s += watch_s
@@ -207,7 +228,7 @@ class Changes:
 
 def unresolved_keys(fold: PlayFold) -> list[Key]:
     """The keys whose first save follows whatever MySQL holds, sorted."""
-    return [key for key, state in _in_order(fold) if state.first is not None]
+    return [(name, *content) for name, content, state in fold.in_order() if state.first is not None]
 
 
 def settle(
@@ -218,7 +239,8 @@ def settle(
     changes.clears = sorted(
         (name, user.cleared_ms) for name, user in fold.users.items() if user.cleared_ms
     )
-    for key, state in _in_order(fold):
+    for name, content, state in fold.in_order():
+        key = (name, *content)
         prev = stored.get(key)
         if state.first is not None and prev is not None and state.first_ms < prev.event_ms:
             # A replayed entry: the newer record stays and its user is known already.
@@ -257,16 +279,6 @@ def _original(state: KeyFold, prev: StoredRecord | None) -> int:
     first = state.first or state.record
     total = first.total_episodes if first else 0
     return merge_original_episodes(prev.original_episodes if prev else None, state.original, total)
-
-
-def _in_order(fold: PlayFold) -> Iterator[tuple[Key, KeyFold]]:
-    for name in sorted(fold.users):
-        for content, state in _sorted(fold.users[name].keys.items()):
-            yield (name, *content), state
-
-
-def _sorted(items: Iterable[tuple[Content, KeyFold]]) -> list[tuple[Content, KeyFold]]:
-    return sorted(items, key=lambda item: item[0])
 
 
 # --- days ---------------------------------------------------------------------
