@@ -39,8 +39,12 @@ log = structlog.get_logger()
 
 POLL_S = 0.05
 _RESTART_S = (0.2, 0.5, 1.0, 2.0)
-#: Longest a slice may take over its time: a batch in hand and MySQL's time-outs.
-_DRAIN_TIMEOUT_S = SLICE_S + 120
+#: Longest that arq waits for a slice; its drain then ends by itself after its batch.
+#: Not long, because arq keeps a killed worker's jobs in its queue until then.
+_DRAIN_TIMEOUT_S = SLICE_S + 15
+#: Jobs arq looks at per poll: more than workers in a crash loop leave behind, or they
+#: would hide the others.
+_QUEUE_READ_MAX = 1_000
 _AGGREGATE_TIMEOUT_S = 240
 #: A store that takes connections and says nothing for this long is down.
 _CHECK_TIMEOUT_S = 5.0
@@ -99,7 +103,12 @@ class WorkerProcess:
             keep_result=0,
             max_tries=1,
         )
-        return self._worker(self._queue, functions=[job], max_jobs=self._jobs_max)
+        return self._worker(
+            self._queue,
+            functions=[job],
+            max_jobs=self._jobs_max,
+            queue_read_limit=_QUEUE_READ_MAX,
+        )
 
     def _cron_worker(self) -> Worker:
         async def aggregate_days(_ctx: dict[Any, Any]) -> None:

@@ -15,7 +15,7 @@ from shared.connections import MySQLError
 from tests.databases import admin
 from tests.e2e.processes import Site, running_site
 from tests.loads import new_random, under_load
-from tests.plays import select
+from tests.plays import STREAM, select
 from tests.servers import OwnServers, running_redis
 from tests.waiting import until
 
@@ -153,3 +153,24 @@ async def test_drains_go_on_after_arqs_own_redis_died_and_came_back(
 
             await site.assert_exact(load.acknowledged)
             assert all(worker.pid is not None for worker in site.workers)
+
+
+async def test_the_jobs_of_killed_workers_do_not_stand_in_the_way(
+    own_servers: OwnServers, tmp_path: Path
+) -> None:
+    """
+    arq keeps a killed worker's jobs at the head of its queue for a while, untouchable.
+    """
+    async with running_site(own_servers, tmp_path, workers=0) as site:
+        redis, queue = site.deps.redis, site.deps.keys.arq_queue("drain")
+        async with redis.pipeline(transaction=False) as pipe:
+            for number in range(400):  # a worker in a crash loop, killed a hundred times
+                job = f"drain:{STREAM}:0:dead{number}"
+                pipe.zadd(queue, {job: number})
+                pipe.set(f"arq:in-progress:{job}", 1, px=600_000)
+            await pipe.execute()
+        site.start_worker()
+        async with under_load(site.settings, new_random()) as load:
+            await load.grow(500)
+
+        await site.assert_exact(load.acknowledged)
