@@ -103,38 +103,50 @@ def _bounded(literal: Literal, rows: Sequence[Row], prefix: bytes) -> Iterator[b
         yield from _bounded(literal, rows[middle:], prefix)
 
 
-async def execute_all(cursor: Cursor, statements: AsyncIterator[bytes]) -> int:
-    """Execute *statements* in order; the next is rendered while the server works on one.
+async def execute_all(cursor: Cursor, statements: AsyncIterator[bytes]) -> None:
+    """Execute *statements* in order; the next is rendered while the server works on one."""
+    async for _ in results(cursor, statements):
+        pass
 
-    Returns the rows affected by all.
+
+async def results(cursor: Cursor, statements: AsyncIterator[bytes]) -> AsyncIterator[Sequence[Any]]:
+    """The rows that each of *statements* selects.
+
+    The server never waits for us: a statement is rendered while it works on the one
+    before, and what that selected is taken in while it works on the next.
     """
-    affected = 0
-    running: asyncio.Task[int] | None = None
+    running: asyncio.Task[Sequence[Any]] | None = None
     try:
         async for statement in statements:
-            if running is not None:
-                affected += await running
-            running = asyncio.create_task(cursor.execute(statement))
-            await asyncio.sleep(0)
+            selected = await running if running is not None else None
+            running = asyncio.create_task(_result(cursor, statement))
+            await asyncio.sleep(0)  # so that the statement is on its way
+            if selected is not None:
+                yield selected
         if running is not None:
-            affected += await running
+            yield await running
     except BaseException:
         # The connection is in the middle of a statement: let it end, then fail.
         if running is not None and not running.done():
             await asyncio.wait([running])
         raise
-    return affected
+
+
+async def _result(cursor: Cursor, statement: bytes) -> Sequence[Any]:
+    await cursor.execute(statement)
+    selected: Sequence[Any] = await cursor.fetchall()
+    return selected
 
 
 async def upsert(
     cursor: Cursor, table: str, columns: Sequence[str], updates: Sequence[str], rows: Iterable[Row]
-) -> int:
+) -> None:
     """Insert *rows*, or update where a unique key is taken.
 
     *updates* are assignments in which `{old}` before a column means the stored value
     and `{new}` the one that would have been inserted: "plays = {old}plays + {new}plays".
     """
-    return await execute_all(cursor, upserts(cursor, table, columns, updates, rows))
+    await execute_all(cursor, upserts(cursor, table, columns, updates, rows))
 
 
 async def upserts(

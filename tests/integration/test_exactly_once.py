@@ -59,8 +59,10 @@ STEPS = [
     "worker.checkpoints.advance",
     "worker.sinks.plays._stored_records",
     "worker.sinks.plays._delete",
+    "worker.sinks.plays._upsert_records",
     "worker.sinks.plays._insert_viewers",
     "worker.sinks.plays._add_daily",
+    "worker.sinks.plays._touch_days",
     "worker.sinks.plays._add_contents",
     "worker.drain.insert_letters",
     "worker.drain.publish",
@@ -80,7 +82,7 @@ async def test_a_worker_dead_at_any_step_leaves_every_count_exact(
     await drain_all(deps)
     await append(deps.settings, deps.redis, SECOND)
 
-    async def die(*_arguments: Any, **_options: Any) -> None:
+    def die(*_arguments: Any, **_options: Any) -> None:
         raise Crash
 
     with monkeypatch.context() as patch:

@@ -29,7 +29,7 @@ from worker.sinks.folding import (
     settle,
     unresolved_keys,
 )
-from worker.sql import Row, datetime_text, join_values, upsert
+from worker.sql import Row, datetime_text, execute_all, join_values, results, upsert, upserts
 
 _KEY = ("u", "s", "c")
 _ON_KEY = "ON t.username = k.u AND t.source = k.s AND t.content_id = k.c"
@@ -135,16 +135,7 @@ class PlaysSink:
         """
         new_viewers = await self._new_viewers(cursor, changes, known_users)
         await _delete(cursor, changes)
-        await upsert(
-            cursor,
-            "play_records",
-            _RECORD_COLUMNS,
-            _RECORD_UPDATES,
-            (_record_row(*change) for change in changes.upserts),
-        )
-        await _insert_viewers(cursor, new_viewers)
-        await _add_daily(cursor, changes, self.stream, shard, batch_no)
-        await _add_contents(cursor, changes)
+        await execute_all(cursor, self._statements(cursor, changes, new_viewers, shard, batch_no))
         return (
             len(changes.upserts)
             + len(changes.deletes)
@@ -153,6 +144,28 @@ class PlaysSink:
             + len(changes.daily)
             + len(changes.contents)
         )
+
+    async def _statements(
+        self,
+        cursor: Cursor,
+        changes: Changes,
+        new_viewers: Sequence[tuple[Key, int]],
+        shard: int,
+        batch_no: int,
+    ) -> AsyncIterator[bytes]:
+        """Every insert and update, in the order they must be made."""
+        async for statement in _upsert_records(cursor, changes):
+            yield statement
+        async for statement in _insert_viewers(cursor, new_viewers):
+            yield statement
+        async for statement in _add_daily(cursor, changes):
+            yield statement
+        days = sorted({day for day, _ in changes.daily})
+        marks = [(day, self.stream, shard, batch_no) for day in days]
+        async for statement in _touch_days(cursor, marks):
+            yield statement
+        async for statement in _add_contents(cursor, changes):
+            yield statement
 
     async def unknown_users(self, cursor: Cursor, usernames: Sequence[str]) -> list[str]:
         """Those of *usernames*, which are sorted, that MySQL has not met."""
@@ -191,9 +204,8 @@ class PlaysSink:
 async def _select(
     cursor: Cursor, columns: Sequence[str], rows: Sequence[Row], join: str
 ) -> AsyncIterator[Any]:
-    async for statement in join_values(cursor, columns, rows, join):
-        await cursor.execute(statement)
-        for row in await cursor.fetchall():
+    async for selected in results(cursor, join_values(cursor, columns, rows, join)):
+        for row in selected:
             yield row
 
 
@@ -219,8 +231,18 @@ async def _delete(cursor: Cursor, changes: Changes) -> None:
         await cursor.execute(f"DELETE FROM play_records WHERE {some}")
 
 
-async def _insert_viewers(cursor: Cursor, viewers: Iterable[tuple[Key, int]]) -> None:
-    await upsert(
+def _upsert_records(cursor: Cursor, changes: Changes) -> AsyncIterator[bytes]:
+    return upserts(
+        cursor,
+        "play_records",
+        _RECORD_COLUMNS,
+        _RECORD_UPDATES,
+        (_record_row(*change) for change in changes.upserts),
+    )
+
+
+def _insert_viewers(cursor: Cursor, viewers: Iterable[tuple[Key, int]]) -> AsyncIterator[bytes]:
+    return upserts(
         cursor,
         "content_viewers",
         ("username", "source", "content_id", "first_seen_ms"),
@@ -229,29 +251,30 @@ async def _insert_viewers(cursor: Cursor, viewers: Iterable[tuple[Key, int]]) ->
     )
 
 
-async def _add_daily(
-    cursor: Cursor, changes: Changes, stream: str, shard: int, batch_no: int
-) -> None:
-    """A user's day, and a note of which days the aggregation has to fold again."""
-    await upsert(
+def _add_daily(cursor: Cursor, changes: Changes) -> AsyncIterator[bytes]:
+    return upserts(
         cursor,
         "user_watch_daily",
         ("stat_date", "username", "plays", "watch_time"),
         ("plays = {old}plays + {new}plays", "watch_time = {old}watch_time + {new}watch_time"),
         ((day, user, *sums) for (day, user), sums in sorted(changes.daily.items())),
     )
-    await upsert(
+
+
+def _touch_days(cursor: Cursor, marks: Iterable[Row]) -> AsyncIterator[bytes]:
+    """A note of which days the aggregation has to fold again."""
+    return upserts(
         cursor,
         "stat_days_touched",
         ("stat_date", "stream", "shard", "batch_no"),
         ("batch_no = {new}batch_no",),
-        ((day, stream, shard, batch_no) for day in sorted({day for day, _ in changes.daily})),
+        marks,
     )
 
 
-async def _add_contents(cursor: Cursor, changes: Changes) -> None:
+def _add_contents(cursor: Cursor, changes: Changes) -> AsyncIterator[bytes]:
     """The only rows that shards share: last, so that they are locked for the least time."""
-    await upsert(
+    return upserts(
         cursor,
         "content_stats",
         _CONTENT_COLUMNS,
