@@ -33,6 +33,7 @@ class Pace:
             bytes=settings.batch_max_bytes,
             linger_ms=settings.flush_interval_ms,
         )
+        #: Refused entries, among how many, and what is left of the batch they were met in.
         self._refused = self._suspect = self._left = 0
 
     def slow_down(self) -> None:
@@ -50,7 +51,8 @@ class Pace:
     def narrow(self, entries: int) -> None:
         """MySQL refused a batch of *entries*: take the first half of them alone."""
         if not self._left:
-            self._refused, self._suspect, self._left = 0, entries, entries
+            self._suspect += entries
+            self._left = entries
         self.limits = replace(self.limits, entries=max(1, entries // 2))
 
     def refuse(self) -> None:
@@ -58,14 +60,28 @@ class Pace:
         self._refused += 1
         if self._refused >= max(REFUSED_MAX, self._suspect * REFUSED_SHARE_MAX):
             raise ShardStopped(
-                f"MySQL refused {self._refused} of {self._suspect} entries: the fault is ours"
+                f"MySQL refused {self._refused} of {max(self._suspect, self._refused)} entries:"
+                " the fault is ours"
             )
 
     def succeed(self, entries: int) -> None:
         """A batch of *entries* committed."""
-        self._left = max(0, self._left - entries)
+        if self._left:
+            self._left = max(0, self._left - entries)
+        else:
+            self._went_on(entries)
         self.limits = replace(
             self._full,
             rows=min(self._full.rows, self.limits.rows * 2),
             entries=min(self._full.entries, self.limits.entries * 2),
         )
+
+    def _went_on(self, entries: int) -> None:
+        """Beyond such a batch, what is taken counts against what is refused.
+
+        In a quiet shard batches are small: their refusals must add up where nothing else
+        comes, and must not add up for months where they are few.
+        """
+        self._suspect += entries
+        if self._suspect * REFUSED_SHARE_MAX >= max(REFUSED_MAX, self._refused):
+            self._refused = self._suspect = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from hashlib import sha256
 
@@ -19,6 +19,7 @@ from tests.plays import add_foreign, append, deps_of, drain_all, rows, save
 from worker.deps import Deps
 from worker.drain import ShardDrain
 from worker.letters import KEPT_BYTES_MAX, pack_fields, unpack_fields
+from worker.pace import Pace
 from worker.sinks.plays import PlaysSink
 
 
@@ -153,6 +154,22 @@ async def test_many_refusals_by_mysql_stop_the_shard(deps: Deps) -> None:
             await ShardDrain(deps, PlaysSink(deps.settings), 0).run(slice_s=60)
 
     assert [(49,)] == await rows(deps.pool, "SELECT COUNT(*) FROM dead_letters")
+    assert (49, 0, 49, 0) == await books(deps.pool)
+
+
+async def test_refusals_in_small_batches_stop_the_shard_too(deps: Deps) -> None:
+    """
+    With little traffic no batch holds many entries, and every one would be a dead letter.
+    """
+    pace = Pace(deps.settings)
+    async with refusing(deps.pool):
+        for start in range(0, 50, 10):
+            batch = [save(f"u{start + n}", title="poison") for n in range(10)]
+            await append(deps.settings, deps.redis, batch)
+            with pytest.raises(ShardStopped) if start == 40 else nullcontext():
+                while await ShardDrain(deps, PlaysSink(deps.settings), 0, pace).run(slice_s=60):
+                    pass
+
     assert (49, 0, 49, 0) == await books(deps.pool)
 
 
