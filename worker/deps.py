@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
 from shared.connections import Pool, open_mysql, open_redis
 from shared.keys import Keys
 from shared.settings import Settings
+
+WRITERS_MAX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,9 @@ class Deps:
     redis: Redis
     pool: Pool
     keys: Keys
+    #: Batches written at a time. Shards share the rows of popular contents: all of them
+    #: at once would wait for each other inside MySQL, up to its time-out.
+    writing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WRITERS_MAX))
 
 
 @asynccontextmanager

@@ -131,13 +131,11 @@ class ShardDrain:
 
     async def _commit(self, old: Checkpoint, batch: Batch) -> Checkpoint:
         """Write *batch*; what follows its commit runs beside the next one."""
-        started_s = time.monotonic()
-        try:
-            new, rows = await self.write_batch(old, batch)
-        except DataRefused as error:
-            self._narrow(batch, error)
-            new, rows = await self.write_batch(old, batch)
-        work = BatchWork(batch.entries, rows, round((time.monotonic() - started_s) * 1000))
+        async with self._deps.writing:
+            started_s = time.monotonic()
+            new, rows = await self._write_or_narrow(old, batch)
+            write_ms = round((time.monotonic() - started_s) * 1000)
+        work = BatchWork(batch.entries, rows, write_ms)
         self._pace.succeed(batch.entries)
         self._failures = 0
         self._log.info(
@@ -153,6 +151,13 @@ class ShardDrain:
         await self._settled()
         self._settling = asyncio.create_task(self.settle(new, batch, work))
         return new
+
+    async def _write_or_narrow(self, old: Checkpoint, batch: Batch) -> tuple[Checkpoint, int]:
+        try:
+            return await self.write_batch(old, batch)
+        except DataRefused as error:
+            self._narrow(batch, error)
+            return await self.write_batch(old, batch)
 
     async def write_batch(self, old: Checkpoint, batch: Batch) -> tuple[Checkpoint, int]:
         """Commit *batch* and the checkpoint past it: (that checkpoint, rows written).

@@ -120,6 +120,8 @@ class WorkerProcess:
         # Every zone's midnight falls on one of these minutes.
         job = cron(
             cast("WorkerCoroutine", aggregate_days),
+            # arq's own keys know no prefix: two sites may share a Redis.
+            name=f"{self._settings.key_prefix}aggregate",
             minute=set(range(0, 60, 5)),
             second=5,
             run_at_startup=True,
