@@ -140,7 +140,8 @@ class WorkerProcess:
             retry_jobs=False,
             log_results=False,
             health_check_interval=60,
-            job_serializer=orjson.dumps,
+            keep_result=0,
+            job_serializer=_to_json,
             job_deserializer=orjson.loads,
         )
 
@@ -174,12 +175,17 @@ class WorkerProcess:
         if self._arq is None:
             pool = ConnectionPool.from_url(self._settings.arq_redis_url, socket_timeout=5.0)
             # A job outlives its lease by little: nobody would run it later.
-            self._arq = ArqRedis(pool, job_serializer=orjson.dumps, expires_extra_ms=60_000)
+            self._arq = ArqRedis(pool, job_serializer=_to_json, expires_extra_ms=60_000)
         return self._arq
 
     async def close(self) -> None:
         if self._arq is not None:
             await self._arq.aclose()
+
+
+def _to_json(job: dict[str, Any]) -> bytes:
+    # Of a job that failed arq keeps the exception, if only for a moment.
+    return orjson.dumps(job, default=repr)
 
 
 def _redis_settings(url: str) -> RedisSettings:
