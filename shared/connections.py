@@ -43,7 +43,7 @@ TRANSIENT = frozenset(
 )
 #: Refusals of a value whose SQLSTATE is the general HY000: wrong string, no default,
 #: CHECK failed, bad UTF-8, row size; 1153 is a packet over max_allowed_packet.
-DATA = frozenset((1153, 1364, 1366, 1300, 1118, 3819, 1105))
+DATA = frozenset((1153, 1364, 1366, 1300, 1118, 3819))
 
 # One command for both servers: MySQL reads /*!80000 */, MariaDB reads /*M! */.
 _SESSION = (

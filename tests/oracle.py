@@ -34,13 +34,18 @@ class Oracle:
         user = event["user"]
         if event["op"] == "clear":
             for key in [key for key in self.records if key[0] == user]:
-                del self.records[key]
+                self._remove(key, ms)
             return
         key = (user, event["source"], event["id"])
         if event["op"] == "delete":
-            self.records.pop(key, None)
+            self._remove(key, ms)
             return
         self._save(key, event["record"], ms)
+
+    def _remove(self, key: Key, ms: int) -> None:
+        """An older entry never takes a newer record away."""
+        if key in self.records and self.records[key][2] <= ms:
+            del self.records[key]
 
     def _save(self, key: Key, record: dict[str, Any], ms: int) -> None:
         content = self.contents.setdefault(key[1:], [0, 0, 0])

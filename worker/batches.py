@@ -25,7 +25,8 @@ from worker.pace import Limits
 from worker.sinks import Fold, Sink
 
 _CHUNK_BYTES = 4_194_304
-_CHUNK_ENTRIES = 4_000
+# COUNT knows nothing of bytes: this bounds what a chunk of the longest entries can weigh.
+_CHUNK_ENTRIES = 1_000
 _IDLE_MS = 100
 #: Entries folded before other tasks of the process get their turn.
 _ENTRIES_PER_TURN = 100

@@ -52,17 +52,21 @@ class Tables:
         return True
 
     def _write(self, changes: Changes) -> None:
-        for user, _ in changes.clears:
+        for user, ms in changes.clears:
             for key in [key for key in self.records if key[0] == user]:
-                del self.records[key]
-        for key, _ in changes.deletes:
-            self.records.pop(key, None)
+                self._remove(key, ms)
+        for key, ms in changes.deletes:
+            self._remove(key, ms)
         for key, record, original, ms in changes.upserts:
             self.records[key] = (record, original, ms)
         for key in {key for key, _ in changes.viewers} - self.viewers:
             self.viewers.add(key)
             changes.contents[key[1:]].new_viewers += 1
         self._count(changes)
+
+    def _remove(self, key: Key, ms: int) -> None:
+        if key in self.records and self.records[key][2] <= ms:
+            del self.records[key]
 
     def _count(self, changes: Changes) -> None:
         for content, sums in changes.contents.items():
@@ -125,7 +129,7 @@ def test_replayed_older_entries_count_like_single_events(
     """
     oracle, tables = Oracle(), Tables()
     shift = newer[len(newer) // 2][0] - older[0][0]
-    replayed = [(ms + shift, event) for ms, event in older if event["op"] == "save"]
+    replayed = [(ms + shift, event) for ms, event in older]
     for ms, event in [*newer, *replayed]:
         oracle.apply(event, ms)
     for batch in (newer, replayed):

@@ -64,9 +64,9 @@ class KeyFold:
     saves: int = 0
     #: Is *record* the state at the end of the batch?
     present: bool = False
-    #: Is it known that nothing is stored before the next save?
-    absent: bool = False
-    deleted_ms: int = 0
+    #: Since when it is known that nothing is stored before the next save.
+    absent_ms: int | None = None
+    deleted_ms: int | None = None
     #: `original_episodes`, None while it hangs on the stored record.
     original: int | None = None
     #: Of everything after *first*: day -> [plays, watched seconds].
@@ -88,8 +88,8 @@ class UserFold:
     """One user's part of a batch."""
 
     keys: dict[Content, KeyFold] = field(default_factory=dict)
-    #: Time of the last clear in the batch, 0 for none.
-    cleared_ms: int = 0
+    #: Time of the last clear in the batch.
+    cleared_ms: int | None = None
     #: Did an entry come from another producer, which left no overlay?
     foreign: bool = False
 
@@ -125,7 +125,7 @@ class PlayFold:
             return False
         if isinstance(event, Clear):
             return True
-        return user.cleared_ms > 0 or (event.source, event.id) in user.keys
+        return user.cleared_ms is not None or (event.source, event.id) in user.keys
 
     def in_order(self) -> list[tuple[str, Content, KeyFold]]:
         """(username, content, state) of every key, sorted as the tables' keys are."""
@@ -139,7 +139,7 @@ class PlayFold:
         return self._in_order
 
     def _new_key(self, user: UserFold, content: Content) -> KeyFold:
-        fold = user.keys[content] = KeyFold(absent=user.cleared_ms > 0)
+        fold = user.keys[content] = KeyFold(absent_ms=user.cleared_ms)
         self.rows += 1
         self._in_order = []
         return fold
@@ -148,7 +148,7 @@ class PlayFold:
         content = (event.source, event.id)
         fold = user.keys.get(content) or self._new_key(user, content)
         record, given = event.record, event.record.original_episodes
-        if fold.present or fold.absent:
+        if fold.present or fold.absent_ms is not None:
             prev = fold.record if fold.present else None
             plays, watch_s = count_save(prev, fold.ms, record, ms)
             if plays or watch_s:
@@ -168,14 +168,18 @@ class PlayFold:
     def _delete(self, user: UserFold, event: Delete, ms: int) -> None:
         content = (event.source, event.id)
         fold = user.keys.get(content) or self._new_key(user, content)
-        fold.present, fold.absent, fold.deleted_ms = False, True, ms
+        fold.present, fold.deleted_ms = False, ms
+        if fold.absent_ms is None:
+            fold.absent_ms = ms
 
     def _clear(self, user: UserFold, ms: int) -> None:
-        if not user.cleared_ms:
+        if user.cleared_ms is None:
             self.rows += 1
         user.cleared_ms = ms
         for fold in user.keys.values():
-            fold.present, fold.absent = False, True
+            fold.present = False
+            if fold.absent_ms is None:
+                fold.absent_ms = ms
 
 
 # --- settling, once the stored records are known --------------------------------
@@ -227,8 +231,8 @@ class Changes:
 
 
 def unresolved_keys(fold: PlayFold) -> list[Key]:
-    """The keys whose first save follows whatever MySQL holds, sorted."""
-    return [(name, *content) for name, content, state in fold.in_order() if state.first is not None]
+    """The keys with a save, which meets whatever MySQL holds; sorted."""
+    return [(name, *content) for name, content, state in fold.in_order() if state.saves]
 
 
 def settle(
@@ -237,17 +241,25 @@ def settle(
     """The rows that *fold* means over the *stored* records."""
     changes = Changes()
     changes.clears = sorted(
-        (name, user.cleared_ms) for name, user in fold.users.items() if user.cleared_ms
+        (name, user.cleared_ms)
+        for name, user in fold.users.items()
+        if user.cleared_ms is not None
     )
     for name, content, state in fold.in_order():
         key = (name, *content)
         prev = stored.get(key)
-        if state.first is not None and prev is not None and state.first_ms < prev.event_ms:
-            # A replayed entry: the newer record stays and its user is known already.
-            changes.needs_unfolding |= state.saves > 1 or not state.present
+        if prev is not None and _is_older(state, prev):
+            # The newer record stays and its user is known already.
+            changes.needs_unfolding |= state.first is None or state.saves > 1 or not state.present
             continue
-        _settle_key(changes, key, state, prev, day_of)
+        _settle_key(changes, key, state, prev if state.first else None, day_of)
     return changes
+
+
+def _is_older(state: KeyFold, prev: StoredRecord) -> bool:
+    """Is what the batch did first to the key older than its stored record?"""
+    began_ms = state.absent_ms if state.first is None else state.first_ms
+    return began_ms is not None and began_ms < prev.event_ms
 
 
 def _settle_key(
@@ -269,7 +281,7 @@ def _settle_key(
             changes.count(user, content, day_of(state.first_ms), plays, watch_s)
     for day, (plays, watch_s) in state.days.items():
         changes.count(user, content, day, plays, watch_s)
-    if state.deleted_ms and not state.present:
+    if state.deleted_ms is not None and not state.present:
         changes.deletes.append((key, state.deleted_ms))
     elif state.present and state.record is not None:
         changes.upserts.append((key, state.record, _original(state, prev), state.ms))

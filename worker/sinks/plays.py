@@ -100,7 +100,7 @@ class PlaysSink:
     def touched(self, fold: PlayFold) -> Iterator[Touched]:
         for username, user in fold.users.items():
             fields = [written_field(*content) for content in user.keys]
-            if user.cleared_ms:
+            if user.cleared_ms is not None:
                 fields.append(CLEAR_FIELD)
             yield Touched(username, fields, user.foreign)
 
