@@ -24,6 +24,7 @@ log = structlog.get_logger()
 GROUP_EVENTS_MAX, GROUP_BYTES_MAX = 500, 262_144
 #: Events that may wait while Redis does not answer; a client would have given up on more.
 QUEUE_EVENTS_MAX = 10_000
+QUEUE_BYTES_MAX = 67_108_864
 
 Outcome = asyncio.Future[AppendRefused | None]
 Waiting = tuple[Append, Outcome]
@@ -43,16 +44,21 @@ class GroupCommit:
         self._observe_group = observe_group
         self._queue_events_max = queue_events_max
         self._waiting: deque[Waiting] = deque()
+        self._waiting_bytes = 0
         self._wake: asyncio.Future[None] | None = None
         self._stopping = False
         self._noted: AppendRefused | None = None
 
     async def append(self, event: Append) -> None:
         """Return once Redis holds *event*. Raises `AppendRefused`."""
-        if len(self._waiting) >= self._queue_events_max:
-            raise AppendRefused(f"{self._queue_events_max} events wait for Redis")
+        if (
+            len(self._waiting) >= self._queue_events_max
+            or self._waiting_bytes + len(event.body) > QUEUE_BYTES_MAX
+        ):
+            raise AppendRefused(f"{len(self._waiting)} events wait for Redis")
         outcome: Outcome = asyncio.get_running_loop().create_future()
         self._waiting.append((event, outcome))
+        self._waiting_bytes += len(event.body)
         if self._wake is not None:
             self._rouse()
         refused = await outcome
@@ -93,6 +99,7 @@ class GroupCommit:
             if group and size > GROUP_BYTES_MAX:
                 break
             group.append(self._waiting.popleft())
+        self._waiting_bytes -= sum(len(event.body) for event, _ in group)
         return group
 
     async def _send(self, group: list[Waiting]) -> None:
@@ -106,6 +113,8 @@ class GroupCommit:
         except AppendRefused as error:
             self._note(error)
             _refuse(group, error)
+            # Those that wait would wait as long again, each group after the other.
+            self._refuse_waiting(error)
         except BaseException as error:
             _refuse(group, AppendRefused(f"the flusher died: {error!r}"))
             raise
@@ -123,9 +132,13 @@ class GroupCommit:
 
     def _refuse_all(self) -> None:
         self._queue_events_max = 0
+        self._refuse_waiting(AppendRefused("the process is stopping"))
+
+    def _refuse_waiting(self, refusal: AppendRefused) -> None:
         left = list(self._waiting)
         self._waiting.clear()
-        _refuse(left, AppendRefused("the process is stopping"))
+        self._waiting_bytes = 0
+        _refuse(left, refusal)
 
 
 def _refuse(waiting: Sequence[Waiting], refusal: AppendRefused) -> None:
