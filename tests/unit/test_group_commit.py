@@ -20,10 +20,12 @@ class SilentRedis:
 
     def __init__(self) -> None:
         self.groups = 0
+        self.asked = asyncio.Event()
         self.give_up = asyncio.Event()
 
     async def append(self, groups: Sequence[Sequence[Append]]) -> None:
         self.groups += 1
+        self.asked.set()
         await self.give_up.wait()
         raise AppendRefused("no answer")
 
@@ -43,8 +45,7 @@ async def test_when_redis_does_not_answer_all_that_wait_are_told_at_once() -> No
     commit = GroupCommit(cast("AppendConnection", redis), lambda _: None)
     running = asyncio.create_task(commit.run())
     waiting = [asyncio.create_task(commit.append(event())) for _ in range(3 * GROUP_EVENTS_MAX)]
-    while not redis.groups:
-        await asyncio.sleep(0)
+    await redis.asked.wait()
 
     redis.give_up.set()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
