@@ -241,9 +241,7 @@ def settle(
     """The rows that *fold* means over the *stored* records."""
     changes = Changes()
     changes.clears = sorted(
-        (name, user.cleared_ms)
-        for name, user in fold.users.items()
-        if user.cleared_ms is not None
+        (name, user.cleared_ms) for name, user in fold.users.items() if user.cleared_ms is not None
     )
     for name, content, state in fold.in_order():
         key = (name, *content)
