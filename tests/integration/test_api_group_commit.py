@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit
 
 import pytest
 from redis.asyncio import Redis
@@ -124,7 +126,7 @@ async def test_a_request_that_goes_away_takes_nobody_with_it(
     tasks = [it.append(it.event(str(number))) for number in range(3)]
     await asyncio.sleep(0)
     tasks[1].cancel()
-    async with running(it):
+    async with running(it), asyncio.timeout(30):
         assert ["kept", "kept"] == [await outcome_of(tasks[0]), await outcome_of(tasks[2])]
         assert "kept" == await outcome_of(it.append(it.event("later")))
     assert tasks[1].cancelled()
@@ -172,6 +174,67 @@ async def test_after_noscript_each_event_is_appended_once(
         pool,
         "SELECT username, content_id FROM play_records WHERE username <> 'ann' ORDER BY 1, 2",
     )
+
+
+async def test_a_script_lost_between_two_groups_doubles_neither(
+    settings: Settings, redis: Redis
+) -> None:
+    """The first group was kept, the second refused: only the second goes again."""
+
+    async def flush_after_the_first(commands: bytes) -> AsyncIterator[bytes]:
+        starts = [match.start() for match in re.finditer(rb"\*\d+\r\n\$7\r\nEVALSHA", commands)]
+        if len(starts) < 2:
+            yield commands
+            return
+        yield commands[: starts[1]]
+        await until(lambda: _has_entries(redis, settings), "Redis has run the first group")
+        await redis.script_flush()
+        yield commands[starts[1] :]
+
+    users = ["ann", "bob", "cat", "eve"]
+    assert {0, 1} == {shard_of(user, settings.shards) for user in users}
+    async with slowed(settings.redis_url, flush_after_the_first) as url, open_redis(url) as through:
+        it = flusher(settings, through)
+        tasks = [it.append(it.event(user=user, content_id=user)) for user in users]
+        await asyncio.sleep(0)
+        async with running(it):
+            await asyncio.gather(*tasks)
+
+    assert [4] == it.groups
+    assert users == sorted(await ids_in(it, redis))
+
+
+async def _has_entries(redis: Redis, settings: Settings) -> bool:
+    keys = Keys(settings.key_prefix)
+    lengths = [await redis.xlen(keys.stream(STREAM, shard)) for shard in range(settings.shards)]
+    return any(lengths)
+
+
+@asynccontextmanager
+async def slowed(url: str, pieces: Callable[[bytes], AsyncIterator[bytes]]) -> AsyncIterator[str]:
+    """The address of a way to *url* on which what is sent passes in *pieces*."""
+    address = urlsplit(url)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(address.hostname, address.port)
+        back = asyncio.create_task(_copy(far_reader, writer))
+        while sent := await reader.read(1_000_000):
+            async for piece in pieces(sent):
+                far_writer.write(piece)
+                await far_writer.drain()
+        far_writer.close()
+        await back
+
+    server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield address._replace(netloc=address.netloc.replace(str(address.port), str(port))).geturl()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while answered := await reader.read(1_000_000):
+        writer.write(answered)
+    writer.close()
 
 
 async def test_an_append_that_reaches_redis_late_is_refused_there(
@@ -234,11 +297,16 @@ async def test_redis_down_is_503_until_it_is_back(own_servers: OwnServers) -> No
 
         await until(taken, "writes are taken again")
         keys = set(await site.records("ann"))
+        stream = site.site.keys.stream(STREAM, shard_of("ann", settings.shards))
+        [[_, last]] = await site.site.redis.xrevrange(stream, count=1)
+        about = await site.site.redis.info("replication")
 
     assert [503, 503] == [response.status_code for response in refused]
     assert all(int(response.headers["retry-after"]) > 0 for response in refused)
     assert {"error"} == set(refused[0].json())
     assert {"s+1", "s+3"} == keys
+    # Another run of Redis is another incarnation: its entries carry its own stamp.
+    assert about["master_replid"][:8].encode() == last[b"i"]
 
 
 @pytest.mark.parametrize(

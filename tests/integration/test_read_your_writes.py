@@ -36,6 +36,8 @@ from worker.drain import ShardDrain
 from worker.sinks.plays import PlaysSink
 
 USER = "ann"
+#: Of both shards.
+CROWD = ("amy", "bob", "cat", "dora", "eve", "fay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,9 +412,9 @@ class Stress:
         self._over = False
         self.reads = 0
 
-    async def run(self, users: int, steps: int) -> None:
+    async def run(self, steps: int) -> None:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._live(f"user{n}", steps)) for n in range(users)]
+            tasks = [group.create_task(self._live(user, steps)) for user in CROWD]
             group.create_task(self._disturb())
             group.create_task(self._work())
             try:
@@ -445,7 +447,7 @@ class Stress:
     async def _disturb(self) -> None:
         """Drop cached copies, and read beside everybody to fill them again."""
         while not self._over:
-            user = f"user{self._random.randrange(6)}"
+            user = self._random.choice(CROWD)
             await self._site.forget_cached(user)
             await self._front().records(user)
 
@@ -459,16 +461,15 @@ async def test_everybody_reads_their_own_writes_while_workers_drain_and_die(site
     """Six users on two fronts, caches dropped and filled beside them: no stale read."""
     stress = Stress(site, seed=4)
     async with asyncio.timeout(60):
-        await stress.run(users=6, steps=40)
+        await stress.run(steps=40)
 
-    assert 6 * 40 == stress.reads
+    assert len(CROWD) * 40 == stress.reads
     assert 0 == sum([await site.deps.redis.hlen(key) async for key in _overlays(site)])  # type: ignore[misc]
 
 
 async def _overlays(site: Site) -> AsyncIterator[str]:
     await drain_all(site.deps)
-    for number in range(6):
-        user = f"user{number}"
+    for user in CROWD:
         shard = shard_of(user, site.deps.settings.shards)
         await site.forget_cached(user)
         await site.near.records(user)
