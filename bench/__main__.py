@@ -11,8 +11,8 @@ from rich.console import Console
 
 from bench import draining, freshness, ingest, report
 from bench.servers import Lab, RunFailed, running_lab
-from ops.processes import ProcessFailed
-from ops.programs import Flavour, ProgramMissing
+from ops.programs import Flavour
+from shared.errors import MoonwakeError
 
 console = Console(highlight=False, width=120)
 
@@ -21,7 +21,9 @@ class Benchmark(StrEnum):
     """What can be measured alone."""
 
     INGEST = "ingest"
-    DRAINING = "draining"
+    DRAIN = "drain"
+    COALESCING = "coalescing"
+    MEMORY = "memory"
     FRESHNESS = "freshness"
 
 
@@ -30,6 +32,8 @@ class Server(StrEnum):
     MYSQL = "mysql"
 
 
+#: These need the same backlogs, and are measured in turn.
+_DRAINS = (Benchmark.DRAIN, Benchmark.COALESCING, Benchmark.MEMORY)
 _FLAVOURS = {Server.MARIADB: Flavour.MARIADB, Server.MYSQL: Flavour.MYSQL}
 
 
@@ -41,21 +45,24 @@ def main(
 ) -> None:
     """Measure, print a table and keep bench/results/latest.json (not when --quick or --only)."""
     rounds, scale = (2, 10) if quick else (5, 1)
-    benchmarks: dict[Benchmark, Callable[[Lab], list[report.Result]]] = {
-        Benchmark.INGEST: lambda lab: ingest.measure(lab, rounds, 5 // rounds * 2),
-        Benchmark.DRAINING: lambda lab: draining.measure(lab, rounds, scale),
-        Benchmark.FRESHNESS: lambda lab: freshness.measure(lab, 30 // scale),
-    }
     chosen = only or list(Benchmark)
+    drains = [name.value for name in chosen if name in _DRAINS]
+    measures: list[Callable[[Lab], list[report.Result]]] = []
+    if Benchmark.INGEST in chosen:
+        measures.append(lambda lab: ingest.measure(lab, rounds, duration_s=1 if quick else 6))
+    if drains:
+        measures.append(lambda lab: draining.measure(lab, rounds, scale, drains))
+    if Benchmark.FRESHNESS in chosen:
+        measures.append(lambda lab: freshness.measure(lab, rounds, round_s=2 if quick else 6))
     results: list[report.Result] = []
     versions: dict[str, str] = {}
     try:
-        for name in chosen:
-            console.print(f"measuring {name.value} ...")
+        for number, measure in enumerate(measures, start=1):
+            console.print(f"measuring, part {number} of {len(measures)} ...")
             with running_lab(_FLAVOURS[server]) as lab:
-                results += benchmarks[name](lab)
+                results += measure(lab)
                 versions = lab.versions
-    except (RunFailed, ProcessFailed, ProgramMissing) as error:
+    except (RunFailed, MoonwakeError) as error:
         console.print(f"[red]the run failed:[/] {error}", soft_wrap=True)
         raise typer.Exit(1) from error
     report.show(results, console)

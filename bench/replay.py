@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.servers import Lab, RunFailed
 from bench.workload import PREFIX, Backlog, Backlogs
+from shared.logging import set_up_logging
 from shared.settings import Settings
 from worker.deps import open_deps
 from worker.drain import ShardDrain
@@ -33,8 +34,10 @@ def record(lab: Lab, backlogs: Backlogs, backlog: Backlog) -> Path:
     with lab.database() as database, backlogs.staged(backlog):
         lab.sql("SET GLOBAL log_output = 'TABLE'; TRUNCATE TABLE mysql.general_log")
         lab.sql("SET GLOBAL general_log = ON")
+        settings = lab.settings(database, KEY_PREFIX=PREFIX, SHARDS="1", LOG_LEVEL="error")
+        set_up_logging(settings)
         try:
-            asyncio.run(_drain(lab.settings(database, KEY_PREFIX=PREFIX, SHARDS="1")))
+            asyncio.run(_drain(settings))
         finally:
             lab.sql("SET GLOBAL general_log = OFF")
     argv, environ = lab.client()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -83,9 +84,11 @@ def write(results: Sequence[Result], versions: Mapping[str, str], path: Path = L
     document = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
-            "processors": len(_processors()),
-            "architecture": platform.machine(),
-            "python": platform.python_version(),
+            "processor": _fact("cpuinfo", "model name"),
+            "processors": os.cpu_count(),
+            "memory": _fact("meminfo", "MemTotal"),
+            "system": f"{platform.system()} {platform.machine()}",
+            "Python": platform.python_version(),
             **versions,
         },
         "results": [result.document() for result in results],
@@ -117,6 +120,9 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
-def _processors() -> list[str]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line.startswith("processor")]
+def _fact(file: str, name: str) -> str:
+    """What the kernel says of this machine in /proc; it names no host and no path."""
+    for line in Path("/proc", file).read_text(encoding="utf-8").splitlines():
+        if line.startswith(name):
+            return line.partition(":")[2].strip()
+    return "unknown"
