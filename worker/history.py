@@ -21,8 +21,9 @@ from shared.keys import shard_of
 from shared.records import merge_original_episodes
 from worker import checkpoints
 from worker.deps import Deps
-from worker.sinks.folding import Changes, Key, StoredRecord
+from worker.sinks.folding import Key
 from worker.sinks.plays import PlaysSink
+from worker.sinks.settling import Changes, StoredRecord
 
 
 @dataclass(frozen=True, slots=True)

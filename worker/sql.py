@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -28,6 +29,7 @@ _ROWS_PER_TURN = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE_MS = 60_000
 
+T = TypeVar("T")
 Row = Sequence[Any]
 Literal = Callable[[Any], str]
 
@@ -103,39 +105,43 @@ def _bounded(literal: Literal, rows: Sequence[Row], prefix: bytes) -> Iterator[b
         yield from _bounded(literal, rows[middle:], prefix)
 
 
-async def execute_all(cursor: Cursor, statements: AsyncIterator[bytes]) -> None:
-    """Execute *statements* in order; the next is rendered while the server works on one."""
-    async for _ in results(cursor, statements):
-        pass
+async def execute_all(cursor: Cursor, statements: AsyncIterator[bytes]) -> list[tuple[Any, ...]]:
+    """Execute *statements* in order; all rows they select.
 
-
-async def results(cursor: Cursor, statements: AsyncIterator[bytes]) -> AsyncIterator[Sequence[Any]]:
-    """The rows that each of *statements* selects.
-
-    The server never waits for us: a statement is rendered while it works on the one
-    before, and what that selected is taken in while it works on the next.
+    The server does not wait for us: a statement is rendered while it works on the one before.
     """
-    running: asyncio.Task[Sequence[Any]] | None = None
-    try:
-        async for statement in statements:
-            selected = await running if running is not None else None
-            running = asyncio.create_task(_result(cursor, statement))
-            await asyncio.sleep(0)  # so that the statement is on its way
-            if selected is not None:
-                yield selected
-        if running is not None:
-            yield await running
-    except BaseException:
-        # The connection is in the middle of a statement: let it end, then fail.
-        if running is not None and not running.done():
-            await asyncio.wait([running])
-        raise
-
-
-async def _result(cursor: Cursor, statement: bytes) -> Sequence[Any]:
-    await cursor.execute(statement)
-    selected: Sequence[Any] = await cursor.fetchall()
+    selected: list[tuple[Any, ...]] = []
+    statement = await anext(statements, None)
+    while statement is not None:
+        async with begun(_execute(cursor, statement)) as running:
+            statement = await anext(statements, None)
+        selected += running.result()
     return selected
+
+
+async def _execute(cursor: Cursor, statement: bytes) -> Sequence[tuple[Any, ...]]:
+    await cursor.execute(statement)
+    selected: Sequence[tuple[Any, ...]] = await cursor.fetchall()
+    return selected
+
+
+@asynccontextmanager
+async def begun(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """*work*, which sends a statement, as a task that is done at the end of the block.
+
+    Whatever fails meanwhile waits for it too: in the middle of a statement the
+    connection can do nothing else, not even roll back.
+    """
+    task = asyncio.create_task(work)
+    try:
+        # One turn for the task to write the statement, one for the loop to send it.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        yield task
+    finally:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # or asyncio complains that nobody looked
 
 
 async def upsert(

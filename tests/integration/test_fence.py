@@ -11,7 +11,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-import worker.sinks.plays
+import worker.sinks.play_rows
 import worker.sql
 from shared.connections import Cursor, Pool, transaction
 from shared.errors import CheckpointMoved
@@ -129,7 +129,7 @@ async def test_every_table_is_written_in_the_order_of_its_key(
         written[table] = list(rows)
         return upserts(cursor, table, columns, updates, written[table])
 
-    for module in (worker.sql, worker.sinks.plays):
+    for module in (worker.sql, worker.sinks.play_rows):
         monkeypatch.setattr(module, "upserts", note)
     sink = PlaysSink(deps.settings)
     fold = sink.new_fold()

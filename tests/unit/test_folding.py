@@ -14,16 +14,8 @@ from shared.events import TIME_MS_MAX, Event, PlayRecord, decode
 from tests.event_strategies import timed_events
 from tests.oracle import Oracle
 from tests.plays import save
-from worker.sinks.folding import (
-    Changes,
-    Key,
-    PlayFold,
-    StoredRecord,
-    count_save,
-    days_in,
-    settle,
-    unresolved_keys,
-)
+from worker.sinks.folding import Key, PlayFold, count_save, days_in
+from worker.sinks.settling import Changes, Settling, StoredRecord, unresolved_keys
 
 day_of = days_in("Asia/Shanghai")
 
@@ -41,11 +33,13 @@ class Tables:
         """Apply *fold*; False if only entry by entry can be exact."""
         stored = {
             key: StoredRecord(r.index, r.play_time, ms, original)
-            for key in unresolved_keys(fold)
+            for key in unresolved_keys(fold.in_order())
             if key in self.records
             for r, original, ms in [self.records[key]]
         }
-        changes = settle(fold, stored, day_of)
+        settling = Settling(fold, day_of)
+        settling.settle(fold.in_order(), stored)
+        changes = settling.changes
         if changes.needs_unfolding:
             return False
         self._write(changes)

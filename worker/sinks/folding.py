@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from shared.events import TIME_MS_MAX, Clear, Delete, Event, PlayRecord, Save
@@ -27,9 +28,17 @@ Content = tuple[str, str]
 Key = tuple[str, str, str]
 
 
-def count_save(
-    prev: PlayRecord | StoredRecord | None, prev_ms: int, record: PlayRecord, ms: int
-) -> tuple[int, int]:
+class Position(Protocol):
+    """What a save is compared with: a record of this batch or one that is stored."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def play_time(self) -> int: ...
+
+
+def count_save(prev: Position | None, prev_ms: int, record: PlayRecord, ms: int) -> tuple[int, int]:
     """(plays, watched seconds) that a save at *ms* over *prev* counts (architecture section 5)."""
     gap_ms = ms - prev_ms
     if prev is None or record.index != prev.index or gap_ms > PLAY_GAP_MS:
@@ -38,16 +47,6 @@ def count_save(
     if gain_s <= 0:
         return 0, 0
     return 0, min(gain_s, SPEED_MAX * max(gap_ms, 0) // 1000)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRecord:
-    """What a save needs to know of the record MySQL holds."""
-
-    index: int
-    play_time: int
-    event_ms: int
-    original_episodes: int
 
 
 @dataclass(slots=True)
@@ -83,6 +82,9 @@ class KeyFold:
             sums[1] += watch_s
 
 
+FoldedKey = tuple[Key, Content, KeyFold]
+
+
 @dataclass(slots=True)
 class UserFold:
     """One user's part of a batch."""
@@ -102,7 +104,7 @@ class PlayFold:
         self.users: dict[str, UserFold] = {}
         self.rows = 0
         self.bytes = 0
-        self._in_order: list[tuple[str, Content, KeyFold]] = []
+        self._in_order: list[FoldedKey] = []
 
     def add(self, event: Event, ms: int, size: int, *, foreign: bool) -> None:
         """Fold *event* in; *ms* is its entry's time, *size* its length in bytes."""
@@ -127,11 +129,11 @@ class PlayFold:
             return True
         return user.cleared_ms is not None or (event.source, event.id) in user.keys
 
-    def in_order(self) -> list[tuple[str, Content, KeyFold]]:
-        """(username, content, state) of every key, sorted as the tables' keys are."""
+    def in_order(self) -> list[FoldedKey]:
+        """Every key and its state, sorted as the tables are."""
         if not self._in_order:
             self._in_order = [
-                (name, content, keys[content])
+                ((name, content[0], content[1]), content, keys[content])
                 for name in sorted(self.users)
                 for keys in (self.users[name].keys,)
                 for content in sorted(keys)
@@ -180,115 +182,6 @@ class PlayFold:
             fold.present = False
             if fold.absent_ms is None:
                 fold.absent_ms = ms
-
-
-# --- settling, once the stored records are known --------------------------------
-
-
-@dataclass(slots=True)
-class ContentSums:
-    """What a batch adds to one content's statistics, and the newest record of it."""
-
-    record: PlayRecord
-    last_ms: int
-    plays: int = 0
-    watch_s: int = 0
-    new_viewers: int = 0
-
-
-@dataclass(slots=True)
-class Changes:
-    """The rows a batch writes; every list is sorted by key, so no two writers deadlock."""
-
-    upserts: list[tuple[Key, PlayRecord, int, int]] = field(default_factory=list)
-    deletes: list[tuple[Key, int]] = field(default_factory=list)
-    clears: list[tuple[str, int]] = field(default_factory=list)
-    #: Keys that may be a user's first record of a content, with its time.
-    viewers: list[tuple[Key, int]] = field(default_factory=list)
-    daily: dict[tuple[str, str], list[int]] = field(default_factory=dict)
-    contents: dict[Content, ContentSums] = field(default_factory=dict)
-    #: Is any folded save older than the stored record it would have followed?
-    needs_unfolding: bool = False
-
-    def note_content(self, content: Content, record: PlayRecord, ms: int) -> None:
-        """The newest record of a content names it."""
-        totals = self.contents.get(content)
-        if totals is None:
-            self.contents[content] = ContentSums(record, ms)
-        elif ms > totals.last_ms:
-            totals.last_ms, totals.record = ms, record
-
-    def count(self, user: str, content: Content, day: str, plays: int, watch_s: int) -> None:
-        sums = self.daily.get((day, user))
-        if sums is None:
-            self.daily[day, user] = [plays, watch_s]
-        else:
-            sums[0] += plays
-            sums[1] += watch_s
-        totals = self.contents[content]
-        totals.plays += plays
-        totals.watch_s += watch_s
-
-
-def unresolved_keys(fold: PlayFold) -> list[Key]:
-    """The keys with a save, which meets whatever MySQL holds; sorted."""
-    return [(name, *content) for name, content, state in fold.in_order() if state.saves]
-
-
-def settle(
-    fold: PlayFold, stored: dict[Key, StoredRecord], day_of: Callable[[int], str]
-) -> Changes:
-    """The rows that *fold* means over the *stored* records."""
-    changes = Changes()
-    changes.clears = sorted(
-        (name, user.cleared_ms) for name, user in fold.users.items() if user.cleared_ms is not None
-    )
-    for name, content, state in fold.in_order():
-        key = (name, *content)
-        prev = stored.get(key)
-        if prev is not None and _is_older(state, prev):
-            # The newer record stays and its user is known already.
-            changes.needs_unfolding |= state.first is None or state.saves > 1 or not state.present
-            continue
-        _settle_key(changes, key, state, prev if state.first else None, day_of)
-    return changes
-
-
-def _is_older(state: KeyFold, prev: StoredRecord) -> bool:
-    """Is what the batch did first to the key older than its stored record?"""
-    began_ms = state.absent_ms if state.first is None else state.first_ms
-    return began_ms is not None and began_ms < prev.event_ms
-
-
-def _settle_key(
-    changes: Changes,
-    key: Key,
-    state: KeyFold,
-    prev: StoredRecord | None,
-    day_of: Callable[[int], str],
-) -> None:
-    user, content = key[0], key[1:]
-    if state.record is not None:
-        changes.note_content(content, state.record, state.ms)
-        if prev is None:
-            changes.viewers.append((key, state.first_ms))
-    if state.first is not None:
-        prev_ms = prev.event_ms if prev else 0
-        plays, watch_s = count_save(prev, prev_ms, state.first, state.first_ms)
-        if plays or watch_s:
-            changes.count(user, content, day_of(state.first_ms), plays, watch_s)
-    for day, (plays, watch_s) in state.days.items():
-        changes.count(user, content, day, plays, watch_s)
-    if state.deleted_ms is not None and not state.present:
-        changes.deletes.append((key, state.deleted_ms))
-    elif state.present and state.record is not None:
-        changes.upserts.append((key, state.record, _original(state, prev), state.ms))
-
-
-def _original(state: KeyFold, prev: StoredRecord | None) -> int:
-    first = state.first or state.record
-    total = first.total_episodes if first else 0
-    return merge_original_episodes(prev.original_episodes if prev else None, state.original, total)
 
 
 # --- days ---------------------------------------------------------------------
