@@ -14,13 +14,10 @@ from structlog.testing import capture_logs
 
 from shared.connections import (
     Cursor,
-    Dialect,
     Pool,
-    dialect_of,
     open_mysql,
     open_redis,
     reading,
-    transaction,
 )
 from shared.settings import Settings
 from tests.databases import admin
@@ -294,48 +291,3 @@ async def test_a_server_that_is_read_only_for_a_while_is_waited_for(
             await cursor.execute("SET GLOBAL read_only = 0")
 
     assert "1290" in failures(logs)[0]
-
-
-@pytest.mark.parametrize("where", ["inside a statement", "between statements"])
-async def test_a_cancelled_transaction_says_so_and_leaves_nothing_behind(
-    deps: Deps, where: str
-) -> None:
-    """
-    CancelledError stays what it is, the server rolls back, and the pool serves on.
-    """
-    begun = asyncio.Event()
-
-    async def work() -> None:
-        async with transaction(deps.pool) as cursor:
-            await cursor.execute("INSERT INTO instance_settings (name, value) VALUES ('a', 'b')")
-            begun.set()
-            if where == "inside a statement":
-                await cursor.execute("SELECT SLEEP(1)")
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(work())
-    await begun.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    # Waits for the lock of whoever still inserts it.
-    query = "SELECT name FROM instance_settings WHERE name = 'a' LOCK IN SHARE MODE"
-    assert [] == await rows(deps.pool, query)
-
-
-async def test_drain_sessions_hold_nothing_for_long(deps: Deps) -> None:
-    """
-    Idle, locked and forgotten: each has its limit on the server, whatever becomes of the worker.
-    """
-    async with reading(deps.pool) as cursor:
-        limits = await select(cursor, "SELECT @@wait_timeout, @@innodb_lock_wait_timeout")
-        isolation = await select(
-            cursor,
-            "SHOW VARIABLES WHERE variable_name IN ('tx_isolation', 'transaction_isolation')",
-        )
-        mariadb = dialect_of(cursor) is Dialect.MARIADB
-        idle = await select(cursor, "SELECT @@idle_transaction_timeout") if mariadb else [(3,)]
-
-    assert ([(5, 2)], [(3,)]) == (limits, idle)
-    assert {"READ-COMMITTED"} == {row[1] for row in isolation}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,10 @@ import worker.drain
 from shared.connections import Pool
 from shared.keys import UserKeys
 from shared.settings import Settings
-from shared.streams import read_published
+from shared.streams import Checkpoint, publish, read_published
 from tests.mysql_state import books
 from tests.plays import STREAM, add_foreign, append, deps_of, drain_all, save
+from tests.waiting import until
 from worker import checkpoints
 from worker.deps import Deps
 
@@ -97,6 +99,35 @@ async def test_a_successor_drops_the_copies_of_everybody_in_between(
     assert [True, False, False, True] == [await has_cached_copy(deps, user) for user in users]
     after = [await deps.redis.get(keys_of(deps, user).version) for user in users]
     assert [False, True, True, False] == [a != b for a, b in zip(before, after, strict=True)]
+
+
+async def test_batches_are_published_in_the_order_of_their_commits(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    However long one takes: published out of order, a death in between would leave copies
+    wrong that nobody after it could know of.
+    """
+    deps = replace(deps, settings=replace(deps.settings, batch_max_entries=1))
+    await append(deps.settings, deps.redis, [save("ann"), save("bob")])
+    begun: list[int] = []
+    done: list[int] = []
+
+    async def publish_slowly(redis: Redis, key: str, new: Checkpoint, *more: Any) -> bool:
+        begun.append(new.batch_no)
+        if new.batch_no == 1:
+            await until(next_is_committed, "the next batch is committed")
+            await asyncio.sleep(0.1)  # time for a publishing that does not wait for this one
+        done.append(new.batch_no)
+        return await publish(redis, key, new, *more)
+
+    async def next_is_committed() -> bool:
+        return (await checkpoints.load(deps.pool, STREAM, 0)).batch_no == 2
+
+    monkeypatch.setattr(worker.drain, "publish", publish_slowly)
+    await drain_all(deps)
+
+    assert ([1, 2], [1, 2]) == (begun, done)
 
 
 # --- copies that a batch proves wrong ------------------------------------------------
