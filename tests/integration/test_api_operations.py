@@ -15,7 +15,7 @@ from shared.connections import Pool, transaction
 from shared.keys import shard_of
 from shared.settings import Settings
 from shared.status import PENDING_READ_MAX, ShardStatus, read_committed, read_status
-from shared.streams import EntryId, read_range
+from shared.streams import EntryId, read_published, read_range
 from tests.fronts import Front, Refused, front
 from tests.plays import STREAM, add_foreign, deps_of, drain_all, record
 from tests.plays import save as save_event
@@ -227,6 +227,28 @@ async def test_a_read_while_the_checkpoint_moves_makes_no_false_difference(
 
     assert (None, None) == (moving.pending, moving.difference)
     assert (0, 6_000 - drained) == (still.difference, still.pending)
+
+
+async def test_a_checkpoint_that_moves_before_the_first_page_makes_no_false_difference(
+    site: Front, redis: Redis, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page was read from the old position: it is read again from the new one."""
+    for number in range(5):
+        await site.save("ann", f"s+{number}", record())
+    deps = deps_of(site.settings, redis, pool)
+    shard = shard_of("ann", site.settings.shards)
+
+    async def read_then_drain(client: Redis, key: str) -> Any:
+        before = await read_published(client, key)
+        if key == site.site.keys.checkpoint(STREAM, shard):
+            await drain_all(deps)
+        return before
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shared.status.read_published", read_then_drain)
+        status = await status_of(site, shard)
+
+    assert (0, 0, 0) == (status.lag, status.pending, status.difference)
 
 
 async def metrics_of(site: Front) -> dict[str, dict[tuple[str, ...], float]]:

@@ -21,6 +21,8 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from api.gate import Visitor
+from api.reads import Snapshot
 from shared.connections import Pool
 from shared.keys import Keys, shard_of
 from shared.settings import Settings
@@ -270,7 +272,9 @@ async def test_readers_of_one_version_share_one_load(site: Site) -> None:
     assert {"s+1", "s+2"} == set(await late)
 
 
-async def test_a_reader_who_goes_away_leaves_the_load_to_the_others(site: Site) -> None:
+async def test_a_reader_who_goes_away_leaves_the_load_to_the_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cancelling the first of two readers does not fail the second."""
     reads = site.near.site.reads
     load, loading, may_go_on = reads.load, asyncio.Event(), asyncio.Event()
@@ -282,9 +286,19 @@ async def test_a_reader_who_goes_away_leaves_the_load_to_the_others(site: Site) 
 
     reads.load = slow_load
     visitor = site.near.site.gate.visitor([(b"cookie", site.near.cookie(USER)["cookie"].encode())])
+    take_snapshot, snapshots = reads._snapshot, 0
+
+    async def counted(visitor: Visitor) -> Snapshot:
+        nonlocal snapshots
+        snapshot = await take_snapshot(visitor)
+        snapshots += 1
+        return snapshot
+
+    monkeypatch.setattr(reads, "_snapshot", counted)
     first = asyncio.create_task(reads.play_records(visitor))
     await loading.wait()
     second = asyncio.create_task(reads.play_records(visitor))
+    await until(lambda: snapshots == 2, "the second has missed too")
     first.cancel()
     await asyncio.wait([first])
     may_go_on.set()
