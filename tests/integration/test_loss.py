@@ -15,7 +15,7 @@ from shared.streams import entry_id, read_published
 from tests.mysql_state import assert_mysql_equals, books
 from tests.plays import STREAM, add_foreign, append, deps_of, drain_all, rows, save
 from tests.taps import tapped
-from worker import checkpoints
+from worker import checkpoints, rewind
 from worker.batches import BatchReader
 from worker.deps import Deps
 from worker.drain import ShardDrain
@@ -196,6 +196,42 @@ async def test_a_second_rewind_is_counted_like_the_first(deps: Deps) -> None:
         assert incarnation == (await checkpoints.load(deps.pool, STREAM, 0)).incarnation
 
     assert (10, 4, 0, 6) == await books(deps.pool)
+
+
+async def test_what_an_operator_puts_back_is_applied_and_not_lost(deps: Deps) -> None:
+    """
+    Of the seen entries only those are lost that are not there any more.
+    """
+    await append_many(deps, 10)
+    entries = await deps.redis.xrange(stream_of(deps))
+    await drain_one_batch(deps, 2)
+    await deps.redis.delete(stream_of(deps))
+    for identity, fields in entries[6:]:
+        await deps.redis.xadd(
+            stream_of(deps), dict(zip(fields[::2], fields[1::2], strict=True)), id=identity
+        )
+
+    await drain_all(deps)
+
+    assert (10, 6, 0, 4) == await books(deps.pool)
+    assert 6 == await plays(deps)
+
+
+async def test_a_rewind_that_was_dealt_with_is_not_dealt_with_again(deps: Deps) -> None:
+    """
+    A worker that slept through it finds its old position wrong, and the stream right.
+    """
+    await append_many(deps, 5)
+    await drain_all(deps)
+    await deps.redis.flushall()
+    await append_many(deps, 2, "bob")
+    await drain_all(deps)
+    settled = await checkpoints.load(deps.pool, STREAM, 0)
+
+    await rewind.open_incarnation(deps, STREAM, 0)
+
+    assert 2 == settled.incarnation
+    assert settled == await checkpoints.load(deps.pool, STREAM, 0)
 
 
 async def test_a_stranger_that_trims_everything_leaves_no_rewind(deps: Deps) -> None:
