@@ -130,7 +130,7 @@ async def begun(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
     """*work*, which sends a statement, as a task that is done at the end of the block.
 
     Whatever fails meanwhile waits for it too: in the middle of a statement the
-    connection can do nothing else, not even roll back.
+    connection can do nothing else, not even roll back. Who is cancelled gives it up.
     """
     task = asyncio.create_task(work)
     try:
@@ -139,9 +139,17 @@ async def begun(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
         await asyncio.sleep(0)
         yield task
     finally:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # or asyncio complains that nobody looked
+        try:
+            await asyncio.wait([task])
+        finally:
+            task.cancel()
+            task.add_done_callback(_look_at)
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Or asyncio complains that nobody did."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def upsert(

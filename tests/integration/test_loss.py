@@ -206,7 +206,7 @@ async def test_what_an_operator_puts_back_is_applied_and_not_lost(deps: Deps) ->
     entries = await deps.redis.xrange(stream_of(deps))
     await drain_one_batch(deps, 2)
     await deps.redis.delete(stream_of(deps))
-    for identity, fields in entries[6:]:
+    for identity, fields in [entries[1], *entries[6:]]:  # one of them is applied already
         await deps.redis.xadd(
             stream_of(deps), dict(zip(fields[::2], fields[1::2], strict=True)), id=identity
         )
