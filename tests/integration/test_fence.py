@@ -17,10 +17,12 @@ from shared.connections import Cursor, Pool, transaction
 from shared.errors import CheckpointMoved
 from shared.settings import Settings
 from shared.streams import EntryId, StreamInfo
-from tests.plays import STREAM, deps_of, rows, save
+from tests.mysql_state import books
+from tests.plays import STREAM, append, deps_of, drain_all, rows, save
 from tests.waiting import until
 from worker import checkpoints
 from worker.deps import Deps
+from worker.drain import ShardDrain
 from worker.sinks.plays import PlaysSink
 from worker.sql import upserts
 
@@ -64,6 +66,31 @@ async def test_the_fence_only_moves_the_shard_it_is_about(deps: Deps) -> None:
     assert new == await checkpoints.load(deps.pool, STREAM, 0)
     assert [(STREAM, 0, 4)] == await rows(
         deps.pool, "SELECT stream, shard, seen_added FROM stream_checkpoints WHERE batch_no > 0"
+    )
+
+
+async def test_a_worker_that_was_overtaken_reads_the_checkpoint_again_and_goes_on(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The fence is no failure: what the other did not apply is applied in the same slice.
+    """
+    deps = replace(deps, settings=replace(deps.settings, flush_interval_ms=0))
+    await append(deps.settings, deps.redis, [save("ann"), save("bob")])
+    advance = checkpoints.advance
+
+    async def be_overtaken(*arguments: Any) -> None:
+        monkeypatch.undo()
+        await drain_all(deps)
+        await append(deps.settings, deps.redis, [save("cat")])
+        await advance(*arguments)
+
+    monkeypatch.setattr(checkpoints, "advance", be_overtaken)
+    assert not await ShardDrain(deps, PlaysSink(deps.settings), 0).run(slice_s=60)
+
+    assert (3, 3, 0, 0) == await books(deps.pool)
+    assert [(3,)] == await rows(
+        deps.pool, "SELECT CAST(SUM(play_count) AS SIGNED) FROM content_stats"
     )
 
 
