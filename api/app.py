@@ -49,11 +49,16 @@ class App:
         self._litestar = cast("Any", litestar)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-            return
+        else:
+            await self._litestar(scope, receive, send)  # refuses: there is no WebSocket here
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_s = perf_counter()
-        if self._save is not None and scope.get("method") == "POST" and scope["path"] == PATH:
+        if self._save is not None and scope["method"] == "POST" and scope["path"] == PATH:
             status, route = await self._save.respond(scope, receive, send), PATH
         else:
             status, route = await self._route(scope, receive, send)

@@ -149,16 +149,15 @@ async def _snapshot(
     with redis_errors():
         async with redis.pipeline(transaction=True) as pipe:
             pipe.xinfo_stream(keys.stream(stream, shard))
+            pipe.time()
             pipe.hgetall(keys.checkpoint(stream, shard))
             pipe.xrange(keys.stream(stream, shard), f"({after}", "+", count=_PAGE)
             pipe.exists(keys.closed(stream, shard))
             pipe.get(keys.lease(stream, shard))
-            pipe.time()
             replies = await pipe.execute(raise_on_error=False)
-    about, published, page, closed, lease, time = replies
-    for reply in (published, page, closed, lease):
-        if isinstance(reply, Exception):
-            raise StoreDown(f"Redis: {reply}") from reply
+    about, time, *others = replies
+    _refuse_errors(others)
+    published, page, closed, lease = others
     now_ms, info, checkpoint = now_ms_of(time), stream_info(about), published_of(published)
     status = ShardStatus(
         shard=shard,
@@ -173,6 +172,12 @@ async def _snapshot(
         work=_work_of(published),
     )
     return status, page
+
+
+def _refuse_errors(replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise StoreDown(f"Redis: {reply}") from reply
 
 
 async def _count(
