@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import orjson
+from redis.asyncio import Redis
 
 from api.app import App
 from api.play_records import PATH
 from api.site import Site
 from shared.cookies import sign
+from shared.keys import Keys
 from shared.settings import Settings
 
 
@@ -89,3 +92,24 @@ async def lifespan(app: App) -> AsyncIterator[None]:
         await to_app.put({"type": "lifespan.shutdown"})
         await task
         assert (await from_app.get())["type"] == "lifespan.shutdown.complete"
+
+
+JSON = {"content-type": "application/json"}
+
+
+async def events_in(site: Front, redis: Redis) -> list[dict[str, Any]]:
+    """Every event in every stream."""
+    keys = Keys(site.settings.key_prefix)
+    found: list[dict[str, Any]] = []
+    for shard in range(site.settings.shards):
+        for _, fields in await redis.xrange(keys.stream("plays", shard)):
+            found.append(orjson.loads(dict(zip(fields[::2], fields[1::2], strict=True))[b"d"]))
+    return found
+
+
+async def post(site: Front, body: bytes, **headers: str) -> tuple[int, Any]:
+    """Status and JSON of a POST by ann."""
+    response = await site.client.post(
+        PATH, content=body, headers={**site.cookie("ann"), **JSON, **headers}
+    )
+    return response.status_code, response.json()

@@ -1,4 +1,4 @@
-"""What operators ask of a front: start, probes, metrics, books, the owner's statistics."""
+"""What operators ask of a front: start, probes, metrics, MySQL away."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from ops.servers import free_port
-from shared.connections import Pool, transaction
+from shared.connections import Pool
 from shared.keys import shard_of
 from shared.settings import Settings
-from shared.status import PENDING_READ_MAX, ShardStatus, read_committed, read_status
-from shared.streams import EntryId, read_published, read_range
 from tests.fronts import Front, Refused, front
-from tests.plays import STREAM, add_foreign, deps_of, drain_all, record
-from tests.plays import save as save_event
+from tests.plays import STREAM, deps_of, drain_all, record
 from tests.servers import OwnServers
 
 DAILY = "/api/admin/play-stats/daily"
@@ -32,9 +29,6 @@ async def _site(migrated: Settings) -> AsyncIterator[Front]:
 
 def without_mysql(settings: Settings) -> Settings:
     return replace(settings, mysql_port=free_port())
-
-
-# --- start --------------------------------------------------------------------
 
 
 async def test_it_starts_and_takes_writes_with_redis_alone(settings: Settings) -> None:
@@ -89,9 +83,6 @@ async def test_without_redis_it_does_not_start(settings: Settings) -> None:
             pass
 
 
-# --- probes -------------------------------------------------------------------
-
-
 async def test_probes_while_all_is_well(site: Front) -> None:
     """Open to everybody: nobody logs a load balancer in."""
     answers = {path: await site.client.get(path) for path in ("/livez", "/readyz", "/api/health")}
@@ -130,125 +121,6 @@ async def test_redis_down_is_alive_but_not_ready(own_servers: OwnServers) -> Non
 
     assert [200, 503, 503] == answers
     assert 200 == ready.status_code
-
-
-# --- books and metrics --------------------------------------------------------
-
-
-async def status_of(site: Front, shard: int = 0) -> ShardStatus:
-    return (await read_status(site.site.redis, site.site.keys, STREAM, site.settings.shards))[shard]
-
-
-async def test_the_books_balance_before_during_and_after(
-    site: Front, redis: Redis, pool: Pool
-) -> None:
-    """Added is applied, dead and pending at every moment; pending is counted by reading."""
-    deps = deps_of(site.settings, redis, pool)
-    shard = shard_of("ann", site.settings.shards)
-    seen, after = [], await status_of(site, shard)
-    for step in range(3):
-        for number in range(5):
-            await site.save("ann", f"s+{number}", record(play_time=step))
-        bad = {**save_event("ann"), "op": "unheard of"}
-        await add_foreign(site.settings, redis, [("*", bad)])
-        before = await status_of(site, shard)
-        await drain_all(deps)
-        after = await status_of(site, shard)
-        seen.append((before.lag, before.pending, after.lag, after.checkpoint.dead))
-        assert [0, 0] == [before.difference, after.difference]
-        assert before.lag_s >= 0.0 == after.lag_s
-
-    assert [(6, 6, 0, 1), (6, 6, 0, 2), (6, 6, 0, 3)] == seen
-    committed = (await read_committed(pool, STREAM))[shard]
-    assert after.published == committed
-    assert (18, 15, 3) == (committed.ordinal, committed.applied, committed.dead)
-    assert 18 == after.work.entries
-
-
-async def test_what_a_stranger_trimmed_shows_as_a_difference(
-    site: Front, redis: Redis, pool: Pool
-) -> None:
-    """The check is real: entries that vanished before they were drained are missing."""
-    for number in range(5):
-        await site.save("ann", f"s+{number}", record())
-    await drain_all(deps_of(site.settings, redis, pool))
-    for number in range(5):
-        await site.save("ann", f"s+{number}", record())
-    shard = shard_of("ann", site.settings.shards)
-    await redis.xtrim(site.site.keys.stream(STREAM, shard), maxlen=2, approximate=False)
-    status = await status_of(site, shard)
-
-    assert (5, 2, 3) == (status.lag, status.pending, status.difference)
-
-
-async def test_pending_is_counted_over_pages_and_left_out_above_the_bound(
-    site: Front, redis: Redis
-) -> None:
-    """Above 20,000 entries the lag is told and the difference is not."""
-    stream = site.site.keys.stream(STREAM, 0)
-    seen = []
-    for wanted in (2_000, 4_500, PENDING_READ_MAX + 1):
-        async with redis.pipeline(transaction=False) as pipe:
-            for _ in range(wanted - await redis.xlen(stream)):
-                pipe.xadd(stream, {"d": "x"})
-            await pipe.execute()
-        status = await status_of(site)
-        seen.append((status.lag, status.pending, status.difference))
-
-    bound = PENDING_READ_MAX + 1
-    assert [(2_000, 2_000, 0), (4_500, 4_500, 0), (bound, None, None)] == seen
-
-
-async def test_a_read_while_the_checkpoint_moves_makes_no_false_difference(
-    site: Front, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Entries drained and trimmed between two pages: read again, or not told."""
-    keys, stream = site.site.keys, site.site.keys.stream(STREAM, 0)
-    ids = [EntryId(number, 1) for number in range(1, 6_001)]
-    async with redis.pipeline(transaction=False) as pipe:
-        for entry in ids:
-            pipe.xadd(stream, {"d": "x"}, id=str(entry))
-        await pipe.execute()
-    drained = 0
-
-    async def drain_some(*given: Any) -> Any:
-        nonlocal drained
-        drained += 500
-        fields = {"batch_no": drained, "last_ms": ids[drained - 1].ms, "last_seq": 1}
-        counts = {"ordinal": drained, "applied": drained}
-        await redis.hset(keys.checkpoint(STREAM, 0), mapping={**fields, **counts})  # type: ignore[misc]
-        await redis.xtrim(stream, minid=str(ids[drained]), approximate=False)
-        return await read_range(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("shared.status.read_range", drain_some)
-        moving = await status_of(site)
-    still = await status_of(site)
-
-    assert (None, None) == (moving.pending, moving.difference)
-    assert (0, 6_000 - drained) == (still.difference, still.pending)
-
-
-async def test_a_checkpoint_that_moves_before_the_first_page_makes_no_false_difference(
-    site: Front, redis: Redis, pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The page was read from the old position: it is read again from the new one."""
-    for number in range(5):
-        await site.save("ann", f"s+{number}", record())
-    deps = deps_of(site.settings, redis, pool)
-    shard = shard_of("ann", site.settings.shards)
-
-    async def read_then_drain(client: Redis, key: str) -> Any:
-        before = await read_published(client, key)
-        if key == site.site.keys.checkpoint(STREAM, shard):
-            await drain_all(deps)
-        return before
-
-    with monkeypatch.context() as patch:
-        patch.setattr("shared.status.read_published", read_then_drain)
-        status = await status_of(site, shard)
-
-    assert (0, 0, 0) == (status.lag, status.pending, status.difference)
 
 
 async def metrics_of(site: Front) -> dict[str, dict[tuple[str, ...], float]]:
@@ -317,84 +189,6 @@ async def test_metrics_answer_without_either_store(own_servers: OwnServers) -> N
         own_servers.redis.start()
 
     assert (0, 0) == (found["moonwake_redis_up"][()], found["moonwake_mysql_up"][()])
-
-
-# --- the owner's statistics ---------------------------------------------------
-
-
-@pytest.fixture(name="days")
-async def _days(pool: Pool) -> None:
-    async with transaction(pool) as cursor:
-        await cursor.execute(
-            "INSERT INTO play_stats_daily"
-            " (stat_date, total_plays, total_watch_time, unique_users, final) VALUES"
-            " ('2026-01-30', 1, 10, 1, 1), ('2026-01-31', 3, 3000000000, 2, 1),"
-            " ('2026-02-01', 5, 50, 4, 0)"
-        )
-
-
-@pytest.mark.usefixtures("days")
-async def test_the_owner_reads_the_days_asked_for(site: Front) -> None:
-    """Both ends included, oldest first, never cached."""
-    window = {"from": "2026-01-31", "to": "2026-02-01"}
-    response = await site.client.get(DAILY, params=window, headers=site.cookie("admin"))
-
-    assert (200, "no-store") == (response.status_code, response.headers["cache-control"])
-    assert [
-        {
-            "date": "2026-01-31",
-            "totalPlays": 3,
-            "totalWatchTime": 3_000_000_000,
-            "uniqueUsers": 2,
-            "final": True,
-        },
-        {
-            "date": "2026-02-01",
-            "totalPlays": 5,
-            "totalWatchTime": 50,
-            "uniqueUsers": 4,
-            "final": False,
-        },
-    ] == response.json()
-
-
-@pytest.mark.usefixtures("days")
-async def test_without_a_window_it_is_thirty_days_up_to_the_last(site: Front) -> None:
-    """Only `to`: the thirty days that end there; neither: those that end today."""
-    headers = site.cookie("admin")
-    some = await site.client.get(DAILY, params={"to": "2026-02-28"}, headers=headers)
-    recent = await site.client.get(DAILY, headers=headers)
-
-    assert ["2026-01-30", "2026-01-31", "2026-02-01"] == [day["date"] for day in some.json()]
-    assert 200 == recent.status_code
-
-
-@pytest.mark.parametrize(
-    ("query", "field"),
-    [
-        ("from=yesterday", "from"),
-        ("to=2026-02-30", "to"),
-        ("to=20260201", "to"),
-        ("from=", "from"),
-        ("from=2026-02-02&to=2026-02-01", "from"),
-        ("from=2025-01-31&to=2026-02-01", "from"),
-    ],
-)
-async def test_a_bad_window_is_refused_by_name(site: Front, query: str, field: str) -> None:
-    """No date, no such date, the wrong order, more than 366 days."""
-    response = await site.client.get(f"{DAILY}?{query}", headers=site.cookie("admin"))
-
-    assert (400, field) == (response.status_code, response.json()["field"])
-    assert response.json()["allowed"]
-
-
-async def test_everybody_else_is_refused(site: Front) -> None:
-    """Without a login as everywhere, with another one by the text front ends know."""
-    stranger = await site.client.get(DAILY)
-    user = await site.client.get(DAILY, headers=site.cookie("ann", role="owner"))
-
-    assert (401, "Unauthorized") == (stranger.status_code, stranger.text)
-    assert (401, {"error": "权限不足"}) == (user.status_code, user.json())
 
 
 async def test_a_frozen_mysql_is_503_in_time_and_the_front_recovers(
