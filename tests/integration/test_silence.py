@@ -64,7 +64,8 @@ async def test_a_mysql_that_freezes_inside_a_batch_is_given_up_too(
         monkeypatch.setattr(worker.drain, "SILENCE_MAX_S", 0.3)
         monkeypatch.setattr(checkpoints, "advance", advance_and_freeze)
         try:
-            assert await ShardDrain(deps, PlaysSink(settings), 0).run(slice_s=0)
+            async with asyncio.timeout(60):
+                assert await ShardDrain(deps, PlaysSink(settings), 0).run(slice_s=0)
         finally:
             own_servers.mysql.resume()
         monkeypatch.undo()
