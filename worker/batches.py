@@ -29,7 +29,7 @@ _CHUNK_BYTES = 4_194_304
 _CHUNK_ENTRIES = 1_000
 _IDLE_MS = 100
 #: Entries folded before other tasks of the process get their turn.
-_ENTRIES_PER_TURN = 100
+_ENTRIES_PER_TURN = 25
 
 
 @dataclass(slots=True)

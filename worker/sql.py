@@ -25,7 +25,7 @@ ROWS_PER_STATEMENT = 2_000
 #: Well under max_allowed_packet of either server; one row alone may be longer.
 BYTES_PER_STATEMENT = 4_000_000
 #: Rows made before other tasks of the process get their turn.
-_ROWS_PER_TURN = 100
+_ROWS_PER_TURN = 250
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE_MS = 60_000
 
@@ -76,25 +76,21 @@ def _minute_text(minute: int) -> str:
     return (_EPOCH + timedelta(minutes=minute)).strftime("%Y-%m-%d %H:%M:")
 
 
-async def statement_rows(
-    cursor: Cursor, rows: Iterable[Row], prefix: bytes = b""
-) -> AsyncIterator[bytes]:
-    """*rows* rendered, in groups that fit one statement; lets other tasks run in between."""
-    literal, left = cursor.connection.literal, iter(rows)
+async def _groups(rows: Iterable[Row]) -> AsyncIterator[list[Row]]:
+    """*rows*, as many as one statement takes; other tasks run while they are made."""
+    left = iter(rows)
     group: list[Row] = []
     while part := list(islice(left, _ROWS_PER_TURN)):
         group += part
         if len(group) >= ROWS_PER_STATEMENT:
-            for text in _bounded(literal, group, prefix):
-                yield text
+            yield group
             group = []
         await asyncio.sleep(0)
     if group:
-        for text in _bounded(literal, group, prefix):
-            yield text
+        yield group
 
 
-def _bounded(literal: Literal, rows: Sequence[Row], prefix: bytes) -> Iterator[bytes]:
+def _bounded(literal: Literal, rows: Sequence[Row], prefix: bytes = b"") -> Iterator[bytes]:
     """*rows* rendered, halved until each part is short enough."""
     text = rows_text(literal, rows, prefix)
     if len(text) <= BYTES_PER_STATEMENT or len(rows) == 1:
@@ -129,21 +125,30 @@ async def _execute(cursor: Cursor, statement: bytes) -> Sequence[tuple[Any, ...]
 async def begun(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
     """*work*, which sends a statement, as a task that is done at the end of the block.
 
-    Whatever fails meanwhile waits for it too: in the middle of a statement the
-    connection can do nothing else, not even roll back. Who is cancelled gives it up.
+    What fails meanwhile waits for it: in the middle of a statement the connection can do
+    nothing else, not even roll back. Only a cancellation does not, which gives the
+    connection up (the driver closes it): the server may never answer.
     """
     task = asyncio.create_task(work)
+    task.add_done_callback(_look_at)
     try:
         # One turn for the task to write the statement, one for the loop to send it.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         yield task
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
     finally:
-        try:
-            await asyncio.wait([task])
-        finally:
-            task.cancel()
-            task.add_done_callback(_look_at)
+        await _end_of(task)
+
+
+async def _end_of(task: asyncio.Task[Any]) -> None:
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:
@@ -169,8 +174,10 @@ async def upserts(
     """The statements of `upsert`."""
     head = f"INSERT INTO {table} ({','.join(columns)}) VALUES ".encode()
     tail = upsert_clause(dialect_of(cursor), table, updates).encode()
-    async for group in statement_rows(cursor, rows):
-        yield head + group + tail
+    literal = cursor.connection.literal
+    async for group in _groups(rows):
+        for text in _bounded(literal, group):
+            yield head + text + tail
 
 
 def upsert_clause(dialect: Dialect, table: str, updates: Sequence[str]) -> str:
@@ -190,7 +197,7 @@ def _assignment(dialect: Dialect, table: str, update: str) -> str:
 
 
 async def join_values(
-    cursor: Cursor, columns: Sequence[str], rows: Iterable[Row], join: str
+    cursor: Cursor, columns: Sequence[str], rows: Sequence[Row], join: str
 ) -> AsyncIterator[bytes]:
     """SELECTs that join a derived table `k` of *rows* with stored ones.
 
@@ -200,5 +207,7 @@ async def join_values(
     """
     head, tail = f"WITH k({','.join(columns)}) AS (VALUES ".encode(), f") {join}".encode()
     prefix = b"ROW" if dialect_of(cursor) is Dialect.MYSQL else b""
-    async for group in statement_rows(cursor, rows, prefix):
-        yield head + group + tail
+    for start in range(0, len(rows), ROWS_PER_STATEMENT):
+        group = rows[start : start + ROWS_PER_STATEMENT]
+        for text in _bounded(cursor.connection.literal, group, prefix):
+            yield head + text + tail
