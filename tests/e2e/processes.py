@@ -92,13 +92,13 @@ class Site:
 
     # --- what can be seen from outside ------------------------------------------------
 
-    async def held(self) -> dict[int, set[str]]:
+    async def held(self) -> dict[int, set[int]]:
         """pid -> the shards it holds, of the workers that reported lately."""
         with redis_errors():
             now_ms = now_ms_of(await self.deps.redis.time())
             reports = await self.deps.redis.hvals(self.deps.keys.workers)  # type: ignore[misc]
         return {
-            about["pid"]: set(about["shards"])
+            about["pid"]: {int(name.rpartition(":")[2]) for name in about["shards"]}
             for about in map(orjson.loads, reports)
             if now_ms - about["seen_ms"] < LIVE_MS
         }
@@ -198,11 +198,13 @@ class Site:
 
 
 @asynccontextmanager
-async def running_site(servers: OwnServers, folder: Path, workers: int) -> AsyncIterator[Site]:
+async def running_site(
+    servers: OwnServers, folder: Path, workers: int, shards: int = 4
+) -> AsyncIterator[Site]:
     """A site with that many workers; they are killed at the end."""
     settings = replace(
         servers.settings,
-        shards=4,
+        shards=shards,
         # Many small batches: the more commits, the more of them meet the trouble.
         flush_interval_ms=20,
         batch_max_entries=200,

@@ -109,27 +109,30 @@ async def test_workers_frozen_past_their_leases_change_nothing_when_they_thaw(si
 # --- shards move -------------------------------------------------------------------
 
 
-async def test_shards_are_shared_and_a_killed_workers_shards_are_taken_over(site: Site) -> None:
+async def test_shards_are_shared_and_a_killed_workers_shards_are_taken_over(
+    own_servers: OwnServers, tmp_path: Path
+) -> None:
     """
     Every worker gets shards, also one that comes later; the dead one's go on elsewhere.
     """
-    async with under_load(site.settings, new_random()) as load:
-        await site.until_workers_hold(2)
-        third = site.start_worker()
-        await site.until_workers_hold(3)
-        orphans = {int(shard.partition(":")[2]) for shard in (await site.held())[third.pid or 0]}
-        before = await site.batch_numbers()
-        site.kill_worker(third)
+    async with running_site(own_servers, tmp_path, workers=2, shards=6) as site:
+        async with under_load(site.settings, new_random()) as load:
+            await site.until_workers_hold(2)
+            third = site.start_worker()
+            await site.until_workers_hold(3)
+            orphans = (await site.held())[third.pid or 0]
+            before = await site.batch_numbers()
+            site.kill_worker(third)
 
-        async def orphans_go_on() -> bool:
-            now = await site.batch_numbers()
-            return all(now[shard] > before[shard] + 1 for shard in orphans)
+            async def orphans_go_on() -> bool:
+                now = await site.batch_numbers()
+                return all(now[shard] > before[shard] + 1 for shard in orphans)
 
-        took_s = await until(orphans_go_on, "the dead worker's shards go on")
+            took_s = await until(orphans_go_on, "the dead worker's shards go on")
 
-    # The aim is 5 s; a busy machine is no failure.
-    print(f"{len(orphans)} shards went on {took_s:.1f} s after the SIGKILL")  # noqa: T201
-    await site.assert_exact(load.acknowledged)
+        # The aim is 5 s; a busy machine is no failure.
+        print(f"{len(orphans)} shards went on {took_s:.1f} s after the SIGKILL")  # noqa: T201
+        await site.assert_exact(load.acknowledged)
 
 
 async def test_drains_go_on_after_arqs_own_redis_died_and_came_back(
