@@ -13,6 +13,8 @@ from asyncmy.connection import Connection
 from asyncmy.cursors import Cursor
 from asyncmy.errors import MySQLError
 from asyncmy.pool import Pool
+from hiredis import pack_command
+from redis.asyncio import Connection as RedisConnection
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -65,10 +67,22 @@ class Dialect(Enum):
     MARIADB = "MariaDB"
 
 
+class PackedConnection(RedisConnection):
+    """Packs commands with hiredis: redis-py itself takes a microsecond an argument."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        name, *values = args
+        words = name.split() if isinstance(name, str) else [name]
+        return [pack_command((*words, *values))]
+
+
 def open_redis(url: str, *, timeout_s: float = 5.0) -> Redis:
     """A client that answers in bytes, never retries by itself and gives up after *timeout_s*."""
     client: Redis = Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=min(timeout_s, 2.0)
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=min(timeout_s, 2.0),
+        connection_class=PackedConnection,  # for redis://; others have a class of their own
     )
     # Entries are read by the hundred thousand: a dictionary each would be most of the cost.
     for command in ("XREAD", "XRANGE"):

@@ -109,10 +109,11 @@ class BatchReader:
         while True:
             if not self._left:
                 await self._read(batch)
-            closed = await self._fold(batch, limits)
-            if closed or closing.is_set():
-                return batch
-            if batch.at_tail and not await self._linger(batch, limits.linger_ms, closing):
+            closed = await self._fold(batch, limits) or closing.is_set()
+            if not closed and batch.at_tail:
+                closed = not await self._linger(batch, limits.linger_ms, closing)
+            if closed:
+                batch.fold.finish()
                 return batch
 
     async def _read(self, batch: Batch) -> None:

@@ -195,15 +195,14 @@ class ShardDrain:
     async def settle(self, checkpoint: Checkpoint, batch: Batch, work: BatchWork) -> None:
         """Publish what was committed, then drop what that made superfluous."""
         redis, sink, shard = self._deps.redis, self._sink, self._shard
-        touched = list(sink.touched(batch.fold))
-        outdated = {user.username for user in touched if user.outdated}
-        outdated.update(self._dead_users(batch))
+        outdated = {*sink.outdated(batch.fold), *self._dead_users(batch)}
         keys = [sink.user_keys(shard, name) for name in outdated]
         token = uuid.uuid4().hex
         if not await publish(redis, self._published, checkpoint, token, keys, work):
             # Readers know of a later batch, which need not have known of these users.
             await forget(redis, keys, token)
         await self._trim(checkpoint, batch)
+        touched = sink.touched(batch.fold)
         await clear_pending(
             redis,
             checkpoint.last,

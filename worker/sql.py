@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
 from shared.connections import Cursor, Dialect, dialect_of
+from worker.ahead import ahead
 
 #: The knee of both servers (engines, MySQL and MariaDB).
 ROWS_PER_STATEMENT = 2_000
 #: Well under max_allowed_packet of either server; one row alone may be longer.
 BYTES_PER_STATEMENT = 4_000_000
 #: Rows made before other tasks of the process get their turn.
-_ROWS_PER_TURN = 250
+_ROWS_PER_TURN = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MINUTE_MS = 60_000
 
-T = TypeVar("T")
 Row = Sequence[Any]
 Literal = Callable[[Any], str]
 
@@ -67,31 +65,37 @@ def _json(values: Sequence[Any]) -> bytes | None:
 
 def datetime_text(ms: int) -> str:
     """Unix milliseconds as a DATETIME(3) in UTC."""
-    minute, rest = divmod(ms, _MINUTE_MS)
-    return f"{_minute_text(minute)}{rest / 1000:06.3f}"
+    return f"{_second_text(ms // 1000)}.{ms % 1000:03d}"
 
 
 @lru_cache(maxsize=10_000)
-def _minute_text(minute: int) -> str:
-    return (_EPOCH + timedelta(minutes=minute)).strftime("%Y-%m-%d %H:%M:")
+def _second_text(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%d %H:%M:%S")
 
 
-async def _groups(rows: Iterable[Row]) -> AsyncIterator[list[Row]]:
-    """*rows*, as many as one statement takes; other tasks run while they are made."""
+async def _texts(literal: Literal, rows: Iterable[Row]) -> AsyncIterator[bytes]:
+    """*rows* rendered, as many as one statement takes; lets other tasks run in between."""
     left = iter(rows)
-    group: list[Row] = []
+    texts: list[bytes] = []
+    length = number = 0
     while part := list(islice(left, _ROWS_PER_TURN)):
-        group += part
-        if len(group) >= ROWS_PER_STATEMENT:
-            yield group
-            group = []
+        for text in _bounded(literal, part):
+            if texts and length + len(text) > BYTES_PER_STATEMENT:
+                yield b",".join(texts)
+                texts, length, number = [], 0, 0
+            texts.append(text)
+            length += len(text)
+        number += len(part)
+        if number >= ROWS_PER_STATEMENT:
+            yield b",".join(texts)
+            texts, length, number = [], 0, 0
         await asyncio.sleep(0)
-    if group:
-        yield group
+    if texts:
+        yield b",".join(texts)
 
 
 def _bounded(literal: Literal, rows: Sequence[Row], prefix: bytes = b"") -> Iterator[bytes]:
-    """*rows* rendered, halved until each part is short enough."""
+    """*rows* rendered, halved until each part is short enough for a statement."""
     text = rows_text(literal, rows, prefix)
     if len(text) <= BYTES_PER_STATEMENT or len(rows) == 1:
         yield text
@@ -101,60 +105,10 @@ def _bounded(literal: Literal, rows: Sequence[Row], prefix: bytes = b"") -> Iter
         yield from _bounded(literal, rows[middle:], prefix)
 
 
-async def execute_all(cursor: Cursor, statements: AsyncIterator[bytes]) -> list[tuple[Any, ...]]:
-    """Execute *statements* in order; all rows they select.
-
-    The server does not wait for us: a statement is rendered while it works on the one before.
-    """
-    selected: list[tuple[Any, ...]] = []
-    statement = await anext(statements, None)
-    while statement is not None:
-        async with begun(_execute(cursor, statement)) as running:
-            statement = await anext(statements, None)
-        selected += running.result()
-    return selected
-
-
-async def _execute(cursor: Cursor, statement: bytes) -> Sequence[tuple[Any, ...]]:
-    await cursor.execute(statement)
-    selected: Sequence[tuple[Any, ...]] = await cursor.fetchall()
-    return selected
-
-
-@asynccontextmanager
-async def begun(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """*work*, which sends a statement, as a task that is done at the end of the block.
-
-    What fails meanwhile waits for it: in the middle of a statement the connection can do
-    nothing else, not even roll back. Only a cancellation does not, which gives the
-    connection up (the driver closes it): the server may never answer.
-    """
-    task = asyncio.create_task(work)
-    task.add_done_callback(_look_at)
-    try:
-        # One turn for the task to write the statement, one for the loop to send it.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        yield task
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
-    finally:
-        await _end_of(task)
-
-
-async def _end_of(task: asyncio.Task[Any]) -> None:
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
-
-
-def _look_at(task: asyncio.Task[Any]) -> None:
-    """Or asyncio complains that nobody did."""
-    if not task.cancelled():
-        task.exception()
+async def execute_all(cursor: Cursor, statements: AsyncIterator[bytes]) -> None:
+    """Execute *statements* in order."""
+    async for statement in statements:
+        await cursor.execute(statement)
 
 
 async def upsert(
@@ -165,19 +119,18 @@ async def upsert(
     *updates* are assignments in which `{old}` before a column means the stored value
     and `{new}` the one that would have been inserted: "plays = {old}plays + {new}plays".
     """
-    await execute_all(cursor, upserts(cursor, table, columns, updates, rows))
+    async with ahead(upserts(cursor, table, columns, updates, rows)) as statements:
+        await execute_all(cursor, statements)
 
 
 async def upserts(
     cursor: Cursor, table: str, columns: Sequence[str], updates: Sequence[str], rows: Iterable[Row]
 ) -> AsyncIterator[bytes]:
-    """The statements of `upsert`."""
+    """The statements of `upsert`; other tasks run while they are rendered."""
     head = f"INSERT INTO {table} ({','.join(columns)}) VALUES ".encode()
     tail = upsert_clause(dialect_of(cursor), table, updates).encode()
-    literal = cursor.connection.literal
-    async for group in _groups(rows):
-        for text in _bounded(literal, group):
-            yield head + text + tail
+    async for text in _texts(cursor.connection.literal, rows):
+        yield head + text + tail
 
 
 def upsert_clause(dialect: Dialect, table: str, updates: Sequence[str]) -> str:
@@ -196,18 +149,21 @@ def _assignment(dialect: Dialect, table: str, update: str) -> str:
     return re.sub(r"\{new\}(\w+)", new, update).replace("{old}", f"{table}.")
 
 
-async def join_values(
+async def select_joined(
     cursor: Cursor, columns: Sequence[str], rows: Sequence[Row], join: str
-) -> AsyncIterator[bytes]:
-    """SELECTs that join a derived table `k` of *rows* with stored ones.
+) -> list[tuple[Any, ...]]:
+    """What *join* selects, "SELECT ... FROM k STRAIGHT_JOIN t FORCE INDEX (...) ON ...".
 
-    *join* is "SELECT ... FROM k STRAIGHT_JOIN t FORCE INDEX (...) ON ...". An IN list of
-    thousands of row values would be a table scan; so would a fresh table without
-    statistics if the index were not forced (engines, MySQL and MariaDB).
+    `k` is a derived table of *rows*. An IN list of thousands of row values would be a
+    table scan; so would a fresh table without statistics if the index were not forced
+    (engines, MySQL and MariaDB).
     """
     head, tail = f"WITH k({','.join(columns)}) AS (VALUES ".encode(), f") {join}".encode()
     prefix = b"ROW" if dialect_of(cursor) is Dialect.MYSQL else b""
+    selected: list[tuple[Any, ...]] = []
     for start in range(0, len(rows), ROWS_PER_STATEMENT):
         group = rows[start : start + ROWS_PER_STATEMENT]
         for text in _bounded(cursor.connection.literal, group, prefix):
-            yield head + text + tail
+            await cursor.execute(head + text + tail)
+            selected += await cursor.fetchall()
+    return selected

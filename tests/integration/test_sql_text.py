@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.connections import Pool, reading
-from worker.sql import datetime_text, join_values
+from worker.sql import datetime_text, select_joined
 
 #: Every character that either server or JSON treats in its own way, and all its neighbours.
 CHARACTERS = [chr(code) for code in (*range(0x300), 0x2028, 0x3000, 0xFEFF, 0xFFFD, 0x1F319)]
@@ -19,11 +19,8 @@ WORDS = [
 async def echo(pool: Pool, texts: list[str | None]) -> list[str | None]:
     """*texts* as the server understood them."""
     rows = list(enumerate(texts))
-    found: dict[int, str | None] = {}
     async with reading(pool) as cursor:
-        async for statement in join_values(cursor, ("n", "x"), rows, "SELECT k.n, k.x FROM k"):
-            await cursor.execute(statement)
-            found |= dict(await cursor.fetchall())
+        found = dict(await select_joined(cursor, ("n", "x"), rows, "SELECT k.n, k.x FROM k"))
     return [found[number] for number, _ in rows]
 
 

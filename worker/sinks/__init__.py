@@ -6,7 +6,7 @@ A stream family is one module here with a `Sink`; the drain knows no more of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,9 @@ class Fold(Protocol):
 
     def touches(self, event: Any) -> bool:
         """Does the batch hold anything that *event* would be folded with?"""
+
+    def finish(self) -> None:
+        """No event follows: do now what else the transaction would have to wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,9 @@ class Sink(Protocol):
 
         Raises `StoredRecordIsNewer` when only entry by entry can be exact.
         """
+
+    def outdated(self, fold: Any) -> Collection[str]:
+        """The users of *fold* of whom an entry came from another producer."""
 
     def touched(self, fold: Any) -> Iterator[Touched]:
         """The users of *fold*."""

@@ -129,6 +129,10 @@ class PlayFold:
             return True
         return user.cleared_ms is not None or (event.source, event.id) in user.keys
 
+    def finish(self) -> None:
+        """No event follows: sort what there is."""
+        self.in_order()
+
     def in_order(self) -> list[FoldedKey]:
         """Every key and its state, sorted as the tables are."""
         if not self._in_order:

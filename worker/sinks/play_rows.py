@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 
 import orjson
 
@@ -10,7 +10,7 @@ from shared.connections import Cursor
 from shared.events import ExtendedPlayRecord, PlayRecord
 from worker.sinks.folding import Content, Key
 from worker.sinks.settling import Changes, ContentSums
-from worker.sql import Row, datetime_text, execute_all, upserts
+from worker.sql import Row, datetime_text, upserts
 
 #: A key that may be a user's first record of a content, and its time.
 Viewer = tuple[Key, int]
@@ -45,33 +45,20 @@ _CONTENT_UPDATES = [
 ]
 
 
-async def write_rows(
-    cursor: Cursor, changes: Changes, known_viewers: Collection[Key], mark: tuple[str, int, int]
-) -> int:
-    """Write *changes* where the *known_viewers* are remembered already; the rows written.
-
-    *mark* is the stream, shard and number of the batch.
-    """
-    new_viewers = [viewer for viewer in changes.viewers if viewer[0] not in known_viewers]
-    await execute_all(cursor, _statements(cursor, changes, new_viewers, mark))
-    return (
-        len(changes.upserts)
-        + len(changes.deletes)
-        + len(changes.clears)
-        + len(new_viewers)
-        + len(changes.daily)
-        + len(changes.contents)
-    )
-
-
-async def _statements(
-    cursor: Cursor, changes: Changes, new_viewers: list[Viewer], mark: tuple[str, int, int]
+async def row_statements(
+    cursor: Cursor, changes: Changes, known_viewers: Awaitable[set[Key]], mark: tuple[str, int, int]
 ) -> AsyncIterator[bytes]:
-    """All of them: the first of a table is rendered while the last of another is at work."""
+    """The statements that write *changes*, in order; they take nothing from the server.
+
+    The *known_viewers* are remembered already: they are asked for when the records are
+    rendered. *mark* is the stream, shard and number of the batch.
+    """
     for deletion in _deletes(cursor, changes):
         yield deletion
     async for statement in _records(cursor, changes):
         yield statement
+    known = await known_viewers
+    new_viewers = [viewer for viewer in changes.viewers if viewer[0] not in known]
     async for statement in _viewers(cursor, changes, new_viewers):
         yield statement
     async for statement in _daily(cursor, changes):

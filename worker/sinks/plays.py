@@ -7,8 +7,8 @@ module only reads the stored records and writes the rows.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from shared import events
 from shared.connections import Cursor
@@ -17,11 +17,12 @@ from shared.events import Event
 from shared.keys import CLEAR_FIELD, Keys, UserKeys
 from shared.settings import Settings
 from shared.streams import Checkpoint, written_field
+from worker.ahead import ahead, begun
 from worker.sinks import Touched
 from worker.sinks.folding import FoldedKey, Key, PlayFold, days_in
-from worker.sinks.play_rows import write_rows
+from worker.sinks.play_rows import row_statements
 from worker.sinks.settling import Changes, Settling, StoredRecord, unresolved_keys
-from worker.sql import ROWS_PER_STATEMENT, Row, begun, execute_all, join_values, upsert
+from worker.sql import ROWS_PER_STATEMENT, execute_all, select_joined, upsert
 
 _KEY = ("u", "s", "c")
 _ON_KEY = "ON t.username = k.u AND t.source = k.s AND t.content_id = k.c"
@@ -60,6 +61,9 @@ class PlaysSink:
 
     def user_keys(self, shard: int, username: str) -> UserKeys:
         return self._keys.play_records(shard, username)
+
+    def outdated(self, fold: PlayFold) -> list[str]:
+        return [username for username, user in fold.users.items() if user.foreign]
 
     def touched(self, fold: PlayFold) -> Iterator[Touched]:
         for username, user in fold.users.items():
@@ -102,12 +106,12 @@ class PlaysSink:
         """What MySQL holds of *keys*, which are sorted."""
         return {
             (user, source, content_id): StoredRecord(*state)
-            for user, source, content_id, *state in await _select(cursor, _KEY, keys, _STORED)
+            for user, source, content_id, *state in await select_joined(cursor, _KEY, keys, _STORED)
         }
 
     async def viewers(self, cursor: Cursor, keys: Sequence[Key]) -> set[Key]:
         """Those of *keys* of which the user ever had a record."""
-        return set(await _select(cursor, _KEY, keys, _VIEWERS))
+        return set(await select_joined(cursor, _KEY, keys, _VIEWERS))
 
     async def write(
         self, cursor: Cursor, changes: Changes, known_users: set[str], shard: int, batch_no: int
@@ -116,16 +120,21 @@ class PlaysSink:
 
         *known_users* need no look-up, whoever else is missing is created.
         """
-        known = await self.viewers(cursor, [key for key, _ in changes.viewers])
-        known_users = known_users.union([key[0] for key in known])
-        users = {key[0] for key, _ in changes.viewers} - known_users
-        await self._provision(cursor, sorted(users))
-        return await write_rows(cursor, changes, known, (self.stream, shard, batch_no))
+        known: asyncio.Future[set[Key]] = asyncio.get_running_loop().create_future()
+        mark = (self.stream, shard, batch_no)
+        async with ahead(row_statements(cursor, changes, known, mark)) as statements:
+            viewers = await self.viewers(cursor, [key for key, _ in changes.viewers])
+            known.set_result(viewers)
+            users = dict.fromkeys([key[0] for key, _ in changes.viewers])
+            met = known_users.union([key[0] for key in viewers])
+            await self._provision(cursor, [name for name in users if name not in met])
+            await execute_all(cursor, statements)
+        return changes.rows - len(viewers)
 
     async def unknown_users(self, cursor: Cursor, usernames: Sequence[str]) -> list[str]:
         """Those of *usernames*, which are sorted, that MySQL has not met."""
         rows = [(name,) for name in usernames]
-        known = set(await _select(cursor, ("u",), rows, _USERS))
+        known = set(await select_joined(cursor, ("u",), rows, _USERS))
         return [name for name in usernames if (name,) not in known]
 
     async def _provision(self, cursor: Cursor, usernames: list[str]) -> None:
@@ -141,9 +150,3 @@ class PlaysSink:
                 for name in await self.unknown_users(cursor, usernames)
             ],
         )
-
-
-async def _select(
-    cursor: Cursor, columns: Sequence[str], rows: Sequence[Row], join: str
-) -> list[tuple[Any, ...]]:
-    return await execute_all(cursor, join_values(cursor, columns, rows, join))

@@ -50,24 +50,31 @@ class Changes:
     #: Is any folded save older than the stored record it would have followed?
     needs_unfolding: bool = False
 
-    def note_content(self, content: Content, record: PlayRecord, ms: int) -> None:
-        """The newest record of a content names it."""
-        totals = self.contents.get(content)
-        if totals is None:
-            self.contents[content] = ContentSums(record, ms)
-        elif ms > totals.last_ms:
-            totals.last_ms, totals.record = ms, record
+    @property
+    def rows(self) -> int:
+        """How many these are, if no viewer is known yet."""
+        kept = len(self.upserts) + len(self.deletes) + len(self.clears)
+        return kept + len(self.viewers) + len(self.daily) + len(self.contents)
 
-    def count(self, user: str, content: Content, day: str, plays: int, watch_s: int) -> None:
-        sums = self.daily.get((day, user))
+    def note_content(self, content: Content, record: PlayRecord, ms: int) -> ContentSums:
+        """What is added to *content*, which the newest record names."""
+        sums = self.contents.get(content)
         if sums is None:
+            sums = self.contents[content] = ContentSums(record, ms)
+        elif ms > sums.last_ms:
+            sums.last_ms, sums.record = ms, record
+        return sums
+
+    def count(self, user: str, sums: ContentSums, day: str, plays: int, watch_s: int) -> None:
+        """Add to a user's *day*, and to the *sums* of a content."""
+        of_day = self.daily.get((day, user))
+        if of_day is None:
             self.daily[day, user] = [plays, watch_s]
         else:
-            sums[0] += plays
-            sums[1] += watch_s
-        totals = self.contents[content]
-        totals.plays += plays
-        totals.watch_s += watch_s
+            of_day[0] += plays
+            of_day[1] += watch_s
+        sums.plays += plays
+        sums.watch_s += watch_s
 
 
 def unresolved_keys(folded: Iterable[FoldedKey]) -> list[Key]:
@@ -103,22 +110,27 @@ class Settling:
     def _settle(
         self, key: Key, content: Content, state: KeyFold, prev: StoredRecord | None
     ) -> None:
-        changes, user = self.changes, key[0]
-        if state.record is not None:
-            changes.note_content(content, state.record, state.ms)
+        changes, record = self.changes, state.record
+        if record is not None:
+            sums = changes.note_content(content, record, state.ms)
             if prev is None:
                 changes.viewers.append((key, state.first_ms))
+            self._count(key[0], sums, state, prev)
+        if state.present and record is not None:
+            changes.upserts.append((key, record, _original(record, state, prev), state.ms))
+        elif state.deleted_ms is not None:
+            changes.deletes.append((key, state.deleted_ms))
+
+    def _count(
+        self, user: str, sums: ContentSums, state: KeyFold, prev: StoredRecord | None
+    ) -> None:
         if state.first is not None:
             prev_ms = prev.event_ms if prev else 0
             plays, watch_s = count_save(prev, prev_ms, state.first, state.first_ms)
             if plays or watch_s:
-                changes.count(user, content, self._day_of(state.first_ms), plays, watch_s)
+                self.changes.count(user, sums, self._day_of(state.first_ms), plays, watch_s)
         for day, (plays, watch_s) in state.days.items():
-            changes.count(user, content, day, plays, watch_s)
-        if state.deleted_ms is not None and not state.present:
-            changes.deletes.append((key, state.deleted_ms))
-        elif state.present and state.record is not None:
-            changes.upserts.append((key, state.record, _original(state, prev), state.ms))
+            self.changes.count(user, sums, day, plays, watch_s)
 
 
 def _is_older(state: KeyFold, prev: StoredRecord) -> bool:
@@ -127,7 +139,6 @@ def _is_older(state: KeyFold, prev: StoredRecord) -> bool:
     return began_ms is not None and began_ms < prev.event_ms
 
 
-def _original(state: KeyFold, prev: StoredRecord | None) -> int:
-    first = state.first or state.record
-    total = first.total_episodes if first else 0
+def _original(record: PlayRecord, state: KeyFold, prev: StoredRecord | None) -> int:
+    total = (state.first or record).total_episodes
     return merge_original_episodes(prev.original_episodes if prev else None, state.original, total)
