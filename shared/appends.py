@@ -14,11 +14,12 @@ from hashlib import sha1
 from typing import Any
 
 import structlog
-from hiredis import pack_command
 from redis.asyncio import Connection, Redis
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
-from shared.errors import AppendRefused, StoreDown
+from shared.connections import exchange
+from shared.durability import IN_MEMORY, MEMORY, proven
+from shared.errors import AckUnmet, AppendRefused, StoreDown
 from shared.keys import Keys
 from shared.streams import Append, append_arguments, now_ms_of, script
 
@@ -46,11 +47,24 @@ class RedisClock:
 class AppendConnection:
     """Sends groups to Redis one after the other; reopens itself after a failure."""
 
-    def __init__(self, redis: Redis, keys: Keys, stream: str, *, timeout_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        stream: str,
+        *,
+        timeout_s: float = 2.0,
+        ack: str = MEMORY,
+    ) -> None:
         self._pool = redis.connection_pool
         self._keys = keys
         self._stream = stream
         self._timeout_s = timeout_s
+        self._ack = ack
+        #: How the server of this connection keeps the level *ack*.
+        self._promise = IN_MEMORY
+        #: The level was seen not to be kept, and not to be kept again since.
+        self._is_unmet = False
         self._connection: Connection | None = None
         self._clock = RedisClock()
         self.stamp = b""
@@ -61,10 +75,14 @@ class AppendConnection:
         """Append each group (one shard each) with one script call, all in one round trip.
 
         Returns per event None, or why it was refused. Raises `AppendRefused` when the
-        outcome of all is unknown, only once none of them can land any more.
+        outcome of all is unknown, only once none of them can land any more, and
+        `AckUnmet` when they did, but not as safely as an acknowledgement promises.
         """
         try:
             connection = self._connection or await self._open()
+        except AckUnmet:
+            self._is_unmet = True
+            raise
         except (RedisError, OSError, TimeoutError, StoreDown) as error:
             raise AppendRefused(f"Redis: {error!r}") from error
         not_after_ms = self._clock.now_ms() + int(self._timeout_s * 1000)
@@ -73,8 +91,8 @@ class AppendConnection:
             for group in groups
         ]
         try:
-            async with asyncio.timeout(self._timeout_s):
-                replies = await self._call(connection, arguments)
+            async with asyncio.timeout(self._timeout_s + self._promise.wait_s):
+                replies, answers = await self._call(connection, arguments)
         except BaseException as error:
             # A reply may be left on the socket: this connection is never used again.
             await self.close()
@@ -85,6 +103,12 @@ class AppendConnection:
         if any(map(_is_read_only, replies)):
             # A replica now: whoever is master next is found by connecting again.
             await self.close()
+        if fault := self._promise.fault(answers):
+            # What is refused here is in Redis all the same: the next group opens a new
+            # connection, which asks whether the level is kept before anything is sent.
+            self._is_unmet = True
+            await self.close()
+            raise AckUnmet(self._ack, fault, "see to Redis")
         return [self._outcomes(group, reply) for group, reply in zip(groups, replies, strict=True)]
 
     async def close(self) -> None:
@@ -97,7 +121,10 @@ class AppendConnection:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
-                about, now, _ = await _exchange(
+                self._promise = await proven(
+                    connection, self._ack, self._keys.probe, wary=self._is_unmet
+                )
+                about, now, _ = await exchange(
                     connection,
                     [("INFO", "replication"), ("TIME",), ("SCRIPT", "LOAD", _APPEND)],
                 )
@@ -107,19 +134,24 @@ class AppendConnection:
             await connection.disconnect(nowait=True)
             raise
         self._connection = connection
+        self._is_unmet = False
         return connection
 
-    async def _call(self, connection: Connection, arguments: list[tuple[Any, ...]]) -> list[Any]:
-        replies = await _exchange(
-            connection, [("EVALSHA", _APPEND_SHA, *each) for each in arguments]
-        )
+    async def _call(
+        self, connection: Connection, arguments: list[tuple[Any, ...]]
+    ) -> tuple[list[Any], list[Any]]:
+        """The scripts' replies, and what Redis then says of how safe all of it is."""
+        promised = self._promise.commands
+        scripts = [("EVALSHA", _APPEND_SHA, *each) for each in arguments]
+        replies, answers = _apart(await exchange(connection, [*scripts, *promised]), len(scripts))
         # Only what was refused goes again: a blind retry of all would double events.
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
-            again = await _exchange(connection, [("EVAL", _APPEND, *arguments[i]) for i in unknown])
+            scripts = [("EVAL", _APPEND, *arguments[i]) for i in unknown]
+            again, answers = _apart(await exchange(connection, [*scripts, *promised]), len(scripts))
             for i, reply in zip(unknown, again, strict=True):
                 replies[i] = reply
-        return replies
+        return replies, answers
 
     def _outcomes(self, group: Sequence[Append], reply: Any) -> list[AppendRefused | None]:
         if isinstance(reply, Exception):
@@ -165,13 +197,5 @@ def _is_read_only(reply: Any) -> bool:
     return isinstance(reply, ReadOnlyError)
 
 
-async def _exchange(connection: Connection, commands: list[tuple[Any, ...]]) -> list[Any]:
-    """Send *commands* in one write; their replies, errors among them, in order."""
-    await connection.send_packed_command(b"".join(pack_command(each) for each in commands))
-    replies: list[Any] = []
-    for _ in commands:
-        try:
-            replies.append(await connection.read_response())
-        except ResponseError as error:
-            replies.append(error)
-    return replies
+def _apart(replies: list[Any], count: int) -> tuple[list[Any], list[Any]]:
+    return replies[:count], replies[count:]
