@@ -25,15 +25,21 @@ class Fault(Protocol):
     #: As FAULTS=kind,kind names it: lower case, words joined by "_".
     kind: ClassVar[str]
     #: Redis may hold less afterwards than it acknowledged. Such a fault changes the streams
-    #: only inside `site.rewinding()`, and the next of them waits until the workers have
-    #: found this one, or nobody could say which loss is which.
+    #: only inside `site.rewinding()` (a stranger's XTRIM too), and the next of them waits
+    #: until the workers have gone on after this one, or nobody could say which loss is which.
     loses_redis_data: ClassVar[bool] = False
     #: What it must have for itself: no two faults that hold the same thing overlap.
     #: "redis" and "mysql" are the servers (down, frozen, replaced), "redis_proxy" and
-    #: "mysql_proxy" the ways to them, "clock" Redis' clock; others may be made up.
+    #: "mysql_proxy" the ways to them, "clock" Redis' clock; others may be made up. "rewind"
+    #: is held by what loses Redis data until the workers have gone on: MySQL may not be
+    #: restored from a backup meanwhile.
     holds: ClassVar[frozenset[str]] = frozenset()
     #: No other fault at all may overlap with it.
     exclusive: ClassVar[bool] = False
+
+    @classmethod
+    def check(cls) -> None:
+        """Raise `NotInjected` where this machine can never do it (a library is missing ...)."""
 
     async def inject(self, site: Site) -> None:
         """Do it, and return when it is over and healed: servers up, proxies open.
