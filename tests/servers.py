@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +42,14 @@ def mysql_program() -> MysqlProgram:
 
 
 @contextmanager
-def running_mysql() -> Iterator[MysqlServer]:
-    """A database server with an empty data directory, stopped and removed at the end."""
+def running_mysql(folder: Path | None = None) -> Iterator[MysqlServer]:
+    """A database server with an empty data directory, stopped and removed at the end.
+
+    In *folder*, if one is given, it stays there; not so one in a chroot.
+    """
     program = mysql_program()
-    with temporary_directory(program.root) as directory:
+    stays = nullcontext(folder) if folder and program.root is None else None
+    with stays or temporary_directory(program.root) as directory:
         server = MysqlServer(
             directory,
             ACCOUNT,

@@ -86,6 +86,11 @@ class TcpProxy:
         """How many connections it serves now."""
         return len(self._links)
 
+    @property
+    def source_ports(self) -> set[int]:
+        """The ports that the server sees its clients come from."""
+        return {link.to_server.get_extra_info("sockname")[1] for link in self._links}
+
     async def start(self) -> None:
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
 
@@ -143,6 +148,10 @@ class TcpProxy:
             server, to_server = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:
             to_client.transport.abort()
+            return
+        if self.refusing:  # since a moment ago
+            to_client.transport.abort()
+            to_server.transport.abort()
             return
         link = Link(client, to_client, server, to_server)
         self._links.add(link)
