@@ -51,7 +51,7 @@ async def running_site(folder: Path) -> AsyncIterator[Site]:
 
 
 def _settings(redis: RedisControl, mysql: MysqlControl) -> Settings:
-    account = mysql.server.account
+    account = mysql.account
     return from_env(
         {
             "MYSQL_HOST": "127.0.0.1",
