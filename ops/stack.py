@@ -16,6 +16,7 @@ from ops.mysql_server import Account, MysqlServer
 from ops.processes import Process
 from ops.redis_server import RedisServer
 from ops.servers import Server, free_port, is_free
+from shared.durability import FSYNC, REPLICA
 from shared.errors import MoonwakeError
 from shared.settings import Settings, from_env
 
@@ -187,11 +188,18 @@ class Stack:
             raise StackFailed(f"PORT {self._given['PORT']} is taken by another program")
 
     def _private_redis(self) -> RedisServer:
+        level = self.settings.ingest_ack
+        if level == REPLICA:
+            raise StackFailed(
+                "INGEST_ACK is replica, and the Redis that `moonwake up` runs has no replica:"
+                " name one that has with REDIS_URL, or choose memory or fsync"
+            )
         url = urlsplit(self._saved["REDIS_URL"])
         return RedisServer(
             self.run / "redis",
             password=url.password or "",
             port=url.port,
+            appendfsync="always" if level == FSYNC else "everysec",
             log=self.logs / "redis.log",
         )
 

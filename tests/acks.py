@@ -21,6 +21,8 @@ from tests.waiting import until
 
 #: The first with WAITAOF.
 NEWER = (7, 2)
+#: Login of a user to whom CONFIG is denied, as hosted servers do.
+HOSTED = "hosted:hosted-secret"
 
 
 def settings_on(server: RedisServer, level: str, **more: str) -> Settings:
@@ -103,3 +105,12 @@ async def configure(server: RedisServer, **values: str) -> None:
     async with open_redis(server.url) as redis:
         for name, value in values.items():
             await redis.config_set(name.replace("_", "-"), value)
+
+
+async def deny_config(redis: Redis) -> None:
+    """Make the user of HOSTED."""
+    name, _, password = HOSTED.partition(":")
+    commands = ["+@all", "-config"]
+    await redis.acl_setuser(
+        name, enabled=True, passwords=[f"+{password}"], keys=["*"], commands=commands
+    )

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from ops.checks.findings import Finding, error, mib, numbers, ok, warning
 from ops.checks.redis_facts import RedisFacts
+from shared.durability import FSYNC, MEMORY
+from shared.errors import AckUnmet
 from shared.instance import REDIS_MIN
 from shared.settings import Settings
 
@@ -21,6 +23,15 @@ _UNFIT = {
     "dragonfly_version": "Dragonfly",
     "garnet_version": "Garnet",
 }
+#: What lets WAITAOF answer at once: name, value, why not another.
+_FSYNCS_AT_ONCE = (
+    ("appendfsync", "always", "each acknowledgement waits for the next fsync, up to a second"),
+    (
+        "no-appendfsync-on-rewrite",
+        "no",
+        "while the file is rewritten nothing is fsynced, and every write is answered 503",
+    ),
+)
 
 
 def address(url: str) -> str:
@@ -122,6 +133,33 @@ def _without_aof(facts: RedisFacts) -> Finding:
     )
 
 
+def acknowledgement(facts: RedisFacts, settings: Settings) -> Finding:
+    """INGEST_ACK: can this server keep what an acknowledgement promises?"""
+    level, promise = settings.ingest_ack, facts.promise
+    if isinstance(promise, AckUnmet):
+        return error(
+            "ack-level",
+            f"INGEST_ACK is {level}, and {promise.fault}",
+            "a web process does not start; one that runs answers every write with 503",
+            f"{promise.remedy}; or another level",
+        )
+    if promise.unchecked:
+        why = "where it is another, what was acknowledged may be lost with the machine"
+        return warning(
+            "ack-level",
+            f"INGEST_ACK is {level}; CONFIG is denied, so appendfsync is unknown",
+            why,
+            "ask whoever runs this Redis for appendfsync always, or for Redis 7.2 or later",
+        )
+    for name, wanted, why in _FSYNCS_AT_ONCE if level == FSYNC else ():
+        value = (facts.config or {}).get(name, wanted)
+        if value != wanted:
+            found = f"INGEST_ACK is {level}, by {promise.by}, and {name} is {value}"
+            remedy = f"CONFIG SET {name} {wanted}, and the same in redis.conf"
+            return warning("ack-level", found, why, remedy)
+    return ok("ack-level", level if level == MEMORY else f"{level}, by {promise.by}")
+
+
 def disk(facts: RedisFacts, _: Settings) -> Finding:
     """Did Redis' last writes to its disk succeed?"""
     info, config = facts.info, facts.config or {}
@@ -203,6 +241,7 @@ REDIS_CHECKS: tuple[RedisCheck, ...] = (
     role,
     eviction,
     durability,
+    acknowledgement,
     disk,
     memory,
     arq,

@@ -10,14 +10,16 @@ from typing import Any
 from redis.asyncio import Redis
 
 from ops.workers import STREAMS, Worker, workers_of
-from shared.connections import open_redis, redis_errors
-from shared.errors import StoreDown
+from shared.connections import connected, open_redis, redis_errors
+from shared.durability import IN_MEMORY, Promise, promise_on
+from shared.errors import AckUnmet, StoreDown
 from shared.keys import Keys
 from shared.settings import Settings
 from shared.streams import EntryId, entry_id, now_ms_of
 
 _CONFIG = (
     *("maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "save"),
+    "no-appendfsync-on-rewrite",
     "stop-writes-on-bgsave-error",
 )
 _TIMEOUT_S = 3.0
@@ -54,6 +56,8 @@ class RedisFacts:
     counts_added: bool = True
     #: Reasons of stopped shards, by `plays:3`.
     stopped: Mapping[str, str] = field(default_factory=dict)
+    #: How this server keeps the level of INGEST_ACK, or why it cannot.
+    promise: Promise | AckUnmet = IN_MEMORY
     #: ARQ_REDIS_URL: empty if it answers, else what it says.
     arq_fault: str = ""
     arq_is_cluster: bool = False
@@ -75,9 +79,10 @@ async def read_redis(settings: Settings) -> RedisFacts:
                 for shard in every:
                     pipe.xinfo_stream(keys.stream(*shard))
                 info, config, *replies = await pipe.execute(raise_on_error=False)
-    if isinstance(info, Exception):
-        raise StoreDown(f"Redis: {info}") from info
-    facts = RedisFacts(info, clock, config if isinstance(config, dict) else None)
+        if isinstance(info, Exception):
+            raise StoreDown(f"Redis: {info}") from info
+        promise = await _promise(redis, settings.ingest_ack)
+    facts = RedisFacts(info, clock, config if isinstance(config, dict) else None, promise=promise)
     facts = replace(facts, **await _arq(settings))
     if info.get("cluster_enabled") == 1:
         return facts  # which answers for some of its keys at most
@@ -85,6 +90,15 @@ async def read_redis(settings: Settings) -> RedisFacts:
     return replace(
         facts, **_ours(names, clock.server_ms, *replies[:3]), **_streams(names, replies[3:])
     )
+
+
+async def _promise(redis: Redis, level: str) -> Promise | AckUnmet:
+    with redis_errors():
+        async with connected(redis) as connection:
+            try:
+                return await promise_on(connection, level)
+            except AckUnmet as unmet:
+                return unmet
 
 
 def _ours(

@@ -166,6 +166,24 @@ def test_a_wrong_setting_is_named_before_anything_starts(folder: Path) -> None:
     assert not (folder / ".run" / "mysql").exists()
 
 
+def test_a_level_that_the_local_redis_cannot_keep_is_named_before_anything_starts(
+    folder: Path,
+) -> None:
+    """It has no replica: INGEST_ACK=replica would answer every write with 503."""
+    told = _fails_to_start(folder, INGEST_ACK="replica")
+
+    assert "INGEST_ACK is replica" in told
+    assert not (folder / ".run" / "mysql").exists()
+
+
+def test_a_front_that_acknowledges_what_is_fsynced_gets_a_redis_that_fsyncs(folder: Path) -> None:
+    """INGEST_ACK=fsync is all there is to set: events go in as they do without it."""
+    with running_stack(folder, plain_environ(INGEST_ACK="fsync")) as stack:
+        post_and_await_row(stack)
+
+        assert "appendfsync always" in (stack.run / "redis" / "redis.conf").read_text()
+
+
 def test_a_database_that_cannot_be_reached_is_reported(folder: Path) -> None:
     """The start ends with the schema's own message, and leaves no process behind."""
     told = _fails_to_start(folder, MYSQL_HOST="127.0.0.1", MYSQL_PORT="1")

@@ -9,7 +9,15 @@ import pytest
 
 from ops.redis_server import RedisServer
 from shared.connections import open_redis
-from tests.acks import calls_of, configure, master_and_replica, redis_of, settings_on
+from tests.acks import (
+    HOSTED,
+    calls_of,
+    configure,
+    deny_config,
+    master_and_replica,
+    redis_of,
+    settings_on,
+)
 from tests.flushers import flusher, running
 from tests.fronts import Front, Refused, front
 from tests.plays import record
@@ -162,14 +170,8 @@ async def test_what_a_hosted_server_does_not_show_is_told(
 ) -> None:
     """Where CONFIG is denied the front starts, says what nobody knows, and still minds the file."""
     async with redis_of("plain", "always") as (server, redis):
-        await redis.acl_setuser(
-            "hosted",
-            enabled=True,
-            passwords=["+pw"],
-            keys=["*"],
-            commands=["+@all", "-config"],
-        )
-        url = server.url.replace("redis://", "redis://hosted:pw@")
+        await deny_config(redis)
+        url = server.url.replace("redis://", f"redis://{HOSTED}@")
         async with front(replace(settings_on(server, "fsync"), redis_url=url)) as site:
             assert (200, 200) == await state(site)
             assert "appendfsync" in capsys.readouterr().out
