@@ -15,7 +15,8 @@ from redis.exceptions import RedisError
 from api.errors import NO_STORE, Answer, response_of
 from api.site import Site, site_of
 from shared.connections import MySQLError, reading
-from shared.errors import Transient
+from shared.durability import prove
+from shared.errors import AckUnmet, StoreDown, Transient
 
 PROBE_TIMEOUT_S = 2.0
 
@@ -57,12 +58,17 @@ async def live() -> Response[bytes]:
 
 @get("/readyz", status_code=200)
 async def ready(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """Redis accepts writes and no shard is above its high-water mark: proxies probe this."""
+    """Redis takes writes as safely as INGEST_ACK promises, and no shard is above its mark.
+
+    Proxies probe this: a front whose every write is a 503 is none to send players to.
+    """
     site = site_of(request)
     if any(site.backpressure.closed):
         return _answer(503, Probe("closed", "a shard is above its high-water mark"))
     if await _latency_ms(lambda: _write(site)) is None:
         return _answer(503, Probe("down", "Redis takes no writes"))
+    if unmet := await _unmet(site):
+        return _answer(503, Probe("down", unmet))
     return _answer(200, Probe("ok"))
 
 
@@ -70,17 +76,17 @@ async def ready(request: Request[Any, Any, Any]) -> Response[bytes]:
 async def health(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Both stores; degraded (503) while one of them is away, though writes may go on."""
     site = site_of(request)
-    mysql, redis = await asyncio.gather(
-        _latency_ms(lambda: _select(site)), _latency_ms(lambda: _write(site))
+    mysql, redis, unmet = await asyncio.gather(
+        _latency_ms(lambda: _select(site)), _latency_ms(lambda: _write(site)), _unmet(site)
     )
-    degraded = mysql is None or redis is None
+    degraded = mysql is None or redis is None or bool(unmet)
     return _answer(
         503 if degraded else 200,
         Health(
             status="degraded" if degraded else "ok",
             timestamp=datetime.now(UTC).isoformat(timespec="milliseconds"),
             storage=site.settings.storage_type,
-            services=Services(_service(mysql), _service(redis)),
+            services=Services(_service(mysql), _service(redis, unmet)),
         ),
     )
 
@@ -88,6 +94,18 @@ async def health(request: Request[Any, Any, Any]) -> Response[bytes]:
 async def _write(site: Site) -> None:
     # Only a write tells of a full memory, a replica or a failed save.
     await site.redis.set(site.keys.probe, 1, px=60_000)
+
+
+async def _unmet(site: Site) -> str:
+    """Why INGEST_ACK is not kept now; empty if it is."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            await prove(site.redis, site.settings.ingest_ack, site.keys.probe)
+    except AckUnmet as unmet:
+        return str(unmet)
+    except (StoreDown, TimeoutError):
+        return "Redis takes no writes"
+    return ""
 
 
 async def _select(site: Site) -> None:
@@ -107,9 +125,10 @@ async def _latency_ms(probe: Callable[[], Awaitable[None]]) -> float | None:
     return round((time.perf_counter() - started_s) * 1000, 2)
 
 
-def _service(latency_ms: float | None) -> Service:
-    connected = latency_ms is not None
-    return Service("ok" if connected else "down", connected, latency_ms)
+def _service(latency_ms: float | None, unmet: str = "") -> Service:
+    if latency_ms is None:
+        return Service("down", connected=False, latency=None)
+    return Service("degraded" if unmet else "ok", connected=True, latency=latency_ms)
 
 
 def _answer(status: int, body: Probe | Health) -> Response[bytes]:

@@ -22,7 +22,8 @@ from prometheus_client.values import MutexValue, ValueClass
 from api.errors import Answer, response_of
 from api.site import STREAM, Site, site_of
 from shared.connections import MySQLError
-from shared.errors import StoreDown, Transient
+from shared.durability import prove
+from shared.errors import AppendRefused, StoreDown, Transient
 from shared.published import Checkpoint
 from shared.status import ShardStatus, read_committed, read_status
 
@@ -99,7 +100,7 @@ async def _stream_families(site: Site) -> list[Metric]:
         shards = await read_status(site.redis, site.keys, STREAM, site.settings.shards)
     except StoreDown:
         return [_up("redis", up=False)]
-    return [_up("redis", up=True), *_families_of(shards)]
+    return [_up("redis", up=True), await _ack(site), *_families_of(shards)]
 
 
 def _families_of(shards: Iterable[ShardStatus]) -> Iterator[Metric]:
@@ -128,6 +129,20 @@ def _ordinals_of(committed: dict[int, Checkpoint]) -> Metric:
     )
     for shard, checkpoint in committed.items():
         metric.add_metric([STREAM, str(shard)], checkpoint.ordinal)
+    return metric
+
+
+async def _ack(site: Site) -> Metric:
+    level = site.settings.ingest_ack
+    try:
+        await prove(site.redis, level, site.keys.probe)
+    except (AppendRefused, StoreDown):
+        is_met = False
+    else:
+        is_met = True
+    about = "1 while Redis keeps what INGEST_ACK promises; else writes are refused."
+    metric = GaugeMetricFamily("moonwake_ack_level_met", about, labels=["level"])
+    metric.add_metric([level], float(is_met))
     return metric
 
 

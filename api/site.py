@@ -20,7 +20,7 @@ from api.reads import Reads
 from api.requests import RequestFigures
 from shared.appends import AppendConnection
 from shared.connections import Pool, open_mysql, open_redis
-from shared.instance import check_redis, fix_shard_count
+from shared.instance import check_ack, check_redis, fix_shard_count
 from shared.keys import Keys
 from shared.settings import Settings
 from shared.streams import Append
@@ -67,18 +67,18 @@ async def open_site(settings: Settings) -> AsyncIterator[Site]:
         redis = await stack.enter_async_context(open_redis(settings.redis_url))
         pool = await stack.enter_async_context(open_mysql(settings))
         await check_redis(redis)
+        await check_ack(redis, keys, settings.ingest_ack)
         await fix_shard_count(redis, keys, settings.shards)
         figures = RequestFigures()
         witness = Witness(settings.shards)
+        connection = AppendConnection(redis, keys, STREAM, ack=settings.ingest_ack, witness=witness)
         site = Site(
             settings=settings,
             keys=keys,
             redis=redis,
             pool=pool,
             gate=Gate(settings),
-            group_commit=GroupCommit(
-                AppendConnection(redis, keys, STREAM, witness=witness), figures.record_group
-            ),
+            group_commit=GroupCommit(connection, figures.record_group),
             witness=witness,
             backpressure=Backpressure(redis, keys, STREAM, settings),
             figures=figures,

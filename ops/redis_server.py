@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.files import write_private
-from ops.programs import find_redis
+from ops.programs import find, find_redis
 from ops.servers import Server
 
 CONFIG = """\
@@ -23,10 +23,15 @@ appendfsync {appendfsync}
 save ""
 maxmemory-policy noeviction
 """
+#: The server inside a chroot directory.
+IN_ROOT = "/usr/bin/redis-server"
 
 
 class RedisServer(Server):
-    """Redis or Valkey on its own directory; *password* also guards the unix socket."""
+    """Redis or Valkey on its own directory; *password* also guards the unix socket.
+
+    With *root* that of a chroot directory, in which its own directory lies too.
+    """
 
     def __init__(
         self,
@@ -34,11 +39,13 @@ class RedisServer(Server):
         *,
         password: str = "",
         appendfsync: str = "everysec",
+        root: Path | None = None,
         **options: Any,
     ) -> None:
         super().__init__("redis", directory, **options)
         self.password = password
         self.appendfsync = appendfsync
+        self._root = root
         self._config = directory / "redis.conf"
 
     @property
@@ -50,15 +57,25 @@ class RedisServer(Server):
     def prepare(self) -> None:
         self.data.mkdir(exist_ok=True)
         text = CONFIG.format(
-            port=self.port, socket=self.socket.name, data=self.data, appendfsync=self.appendfsync
+            port=self.port,
+            socket=self.socket.name,
+            data=self._inside(self.data),
+            appendfsync=self.appendfsync,
         )
         if self.password:
             text += f"requirepass {self.password}\n"
         write_private(self._config, text)
 
     def command(self) -> tuple[str, list[str]]:
+        if self._root:
+            chroot = find("chroot") or "chroot"
+            return chroot, [chroot, str(self._root), IN_ROOT, str(self._inside(self._config))]
         program, called = find_redis()
         return program, [called, str(self._config)]
+
+    def _inside(self, path: Path) -> Path:
+        """*path* as the server sees it."""
+        return Path("/", path.relative_to(self._root)) if self._root else path
 
     def answers(self) -> bool:
         """It answers PING when the append-only file is loaded (-LOADING before)."""

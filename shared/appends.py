@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from hashlib import sha1
 from typing import Any
 
-from hiredis import pack_command
 from redis.asyncio import Connection, Redis
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
-from shared.errors import AppendRefused, StoreDown
+from shared.connections import exchange
+from shared.durability import IN_MEMORY, MEMORY, proven
+from shared.errors import AckUnmet, AppendRefused, StoreDown
 from shared.keys import Keys
 from shared.streams import Append, append_arguments, entry_id, now_ms_of, script
 from shared.witness import Sighting, Witness
@@ -54,11 +55,17 @@ class AppendConnection:
         *,
         witness: Witness | None = None,
         timeout_s: float = 2.0,
+        ack: str = MEMORY,
     ) -> None:
         self._pool = redis.connection_pool
         self._keys = keys
         self._stream = stream
         self._timeout_s = timeout_s
+        self._ack = ack
+        #: How the server of this connection keeps the level *ack*.
+        self._promise = IN_MEMORY
+        #: The level was seen not to be kept, and not to be kept again since.
+        self._is_unmet = False
         self._connection: Connection | None = None
         self._clock = RedisClock()
         self._witness = witness
@@ -69,39 +76,29 @@ class AppendConnection:
         From time to time the streams of the other shards are looked at too, for the witness.
 
         Returns per event None, or why it was refused. Raises `AppendRefused` when the
-        outcome of all is unknown, only once none of them can land any more.
+        outcome of all is unknown, only once none of them can land any more, and
+        `AckUnmet` when they did, but not as safely as an acknowledgement promises.
         """
         calls = [(group[0].shard, group) for group in groups]
         if self._witness is not None:
             calls += [(shard, ()) for shard in self._witness.due({shard for shard, _ in calls})]
         if not calls:
             return []
-        try:
-            connection = self._connection or await self._open()
-        except (RedisError, OSError, TimeoutError, StoreDown) as error:
-            raise AppendRefused(f"Redis: {error!r}") from error
-        not_after_ms = self._clock.now_ms() + int(self._timeout_s * 1000)
-        arguments = [
-            append_arguments(self._keys, self._stream, shard, group, not_after_ms)
-            for shard, group in calls
-        ]
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                replies = await self._call(connection, arguments)
-        except BaseException as error:
-            # A reply may be left on the socket: this connection is never used again.
-            await self.close()
-            if not isinstance(error, RedisError | OSError | TimeoutError):
-                raise
-            await self._until(not_after_ms)
-            raise AppendRefused(f"Redis did not answer in time: {error!r}") from error
-        if any(map(_is_read_only, replies)):
-            # A replica now: whoever is master next is found by connecting again.
-            await self.close()
+        connection = self._connection or await self._opened()
+        replies, answers = await self._send(connection, calls)
         outcomes = [
             self._outcomes(shard, group, reply)
             for (shard, group), reply in zip(calls, replies, strict=True)
         ]
+        if any(map(_is_read_only, replies)):
+            # A replica now: whoever is master next is found by connecting again.
+            await self.close()
+        if fault := self._promise.fault(answers):
+            # What is refused here is in Redis all the same: the next group opens a new
+            # connection, which asks whether the level is kept before anything is sent.
+            self._is_unmet = True
+            await self.close()
+            raise AckUnmet(self._ack, fault, "see to Redis")
         return outcomes[: len(groups)]
 
     async def close(self) -> None:
@@ -109,30 +106,67 @@ class AppendConnection:
             connection, self._connection = self._connection, None
             await connection.disconnect(nowait=True)
 
+    async def _opened(self) -> Connection:
+        try:
+            return await self._open()
+        except AckUnmet:
+            self._is_unmet = True
+            raise
+        except (RedisError, OSError, TimeoutError, StoreDown) as error:
+            raise AppendRefused(f"Redis: {error!r}") from error
+
     async def _open(self) -> Connection:
         connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(self._timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
-                now, _ = await _exchange(connection, [("TIME",), ("SCRIPT", "LOAD", _APPEND)])
+                self._promise = await proven(
+                    connection, self._ack, self._keys.probe, wary=self._is_unmet
+                )
+                now, _ = await exchange(connection, [("TIME",), ("SCRIPT", "LOAD", _APPEND)])
             self._clock.saw(now_ms_of(now))
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
         self._connection = connection
+        self._is_unmet = False
         return connection
 
-    async def _call(self, connection: Connection, arguments: list[tuple[Any, ...]]) -> list[Any]:
-        replies = await _exchange(
-            connection, [("EVALSHA", _APPEND_SHA, *each) for each in arguments]
-        )
+    async def _send(
+        self, connection: Connection, calls: Sequence[tuple[int, Sequence[Append]]]
+    ) -> tuple[list[Any], list[Any]]:
+        """`_call` in time, or none of it lands any more."""
+        not_after_ms = self._clock.now_ms() + int(self._timeout_s * 1000)
+        arguments = [
+            append_arguments(self._keys, self._stream, shard, group, not_after_ms)
+            for shard, group in calls
+        ]
+        try:
+            async with asyncio.timeout(self._timeout_s + self._promise.wait_s):
+                return await self._call(connection, arguments)
+        except BaseException as error:
+            # A reply may be left on the socket: this connection is never used again.
+            await self.close()
+            if not isinstance(error, RedisError | OSError | TimeoutError):
+                raise
+            await self._until(not_after_ms)
+            raise AppendRefused(f"Redis did not answer in time: {error!r}") from error
+
+    async def _call(
+        self, connection: Connection, arguments: list[tuple[Any, ...]]
+    ) -> tuple[list[Any], list[Any]]:
+        """The scripts' replies, and what Redis then says of how safe all of it is."""
+        promised = self._promise.commands
+        scripts = [("EVALSHA", _APPEND_SHA, *each) for each in arguments]
+        replies, answers = _apart(await exchange(connection, [*scripts, *promised]), len(scripts))
         # Only what was refused goes again: a blind retry of all would double events.
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
-            again = await _exchange(connection, [("EVAL", _APPEND, *arguments[i]) for i in unknown])
+            scripts = [("EVAL", _APPEND, *arguments[i]) for i in unknown]
+            again, answers = _apart(await exchange(connection, [*scripts, *promised]), len(scripts))
             for i, reply in zip(unknown, again, strict=True):
                 replies[i] = reply
-        return replies
+        return replies, answers
 
     def _outcomes(
         self, shard: int, group: Sequence[Append], reply: Any
@@ -148,7 +182,7 @@ class AppendConnection:
             AppendRefused(f"Redis: {answer[1:].decode()}") if answer[:1] == b"!" else None
             for answer in answers
         ]
-        if self._witness is not None:
+        if self._witness is not None and stamp:
             seen = Sighting(stamp.decode(), incarnation, added, entry_id(last))
             self._witness.saw(shard, seen, appended=refusals.count(None))
         return refusals
@@ -164,13 +198,5 @@ def _is_read_only(reply: Any) -> bool:
     return isinstance(reply, ReadOnlyError)
 
 
-async def _exchange(connection: Connection, commands: list[tuple[Any, ...]]) -> list[Any]:
-    """Send *commands* in one write; their replies, errors among them, in order."""
-    await connection.send_packed_command(b"".join(pack_command(each) for each in commands))
-    replies: list[Any] = []
-    for _ in commands:
-        try:
-            replies.append(await connection.read_response())
-        except ResponseError as error:
-            replies.append(error)
-    return replies
+def _apart(replies: list[Any], count: int) -> tuple[list[Any], list[Any]]:
+    return replies[:count], replies[count:]

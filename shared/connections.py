@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import Enum
 from typing import Any
@@ -16,17 +16,20 @@ from asyncmy.pool import Pool
 from hiredis import pack_command
 from redis.asyncio import Connection as RedisConnection
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from shared.errors import DataRefused, StoreDown, Transient
 from shared.settings import Settings
 
 __all__ = [
+    "Command",
     "Cursor",
     "Dialect",
     "MySQLError",
     "Pool",
+    "connected",
     "dialect_of",
+    "exchange",
     "mysql_errors",
     "open_mysql",
     "open_redis",
@@ -92,6 +95,33 @@ def open_redis(url: str, *, timeout_s: float = 5.0) -> Redis:
 
 def _as_sent(reply: Any, **_options: Any) -> Any:
     return reply
+
+
+#: A command for `exchange`: its words.
+Command = tuple[Any, ...]
+
+
+@asynccontextmanager
+async def connected(redis: Redis) -> AsyncIterator[RedisConnection]:
+    """A connection to *redis* of the caller's own, closed afterwards, whatever happens."""
+    connection: RedisConnection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+        yield connection
+    finally:
+        await connection.disconnect(nowait=True)
+
+
+async def exchange(connection: RedisConnection, commands: Sequence[Command]) -> list[Any]:
+    """Send *commands* in one write; their replies as sent, errors among them, in order."""
+    await connection.send_packed_command(b"".join(pack_command(each) for each in commands))
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(await connection.read_response())
+        except ResponseError as error:
+            replies.append(error)
+    return replies
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ Errors moonwake raises on purpose, and what the caller does about each.
   * InvalidField         a request or entry breaks a rule -> 400, or a dead letter
   * Unavailable          a store cannot serve now -> 503 with Retry-After
     * AppendRefused      Redis refused or did not answer an append
+      * AckUnmet         Redis cannot keep what INGEST_ACK promises -> do not start, or 503
     * Closed             the shard is above its high-water mark
     * StoreDown          MySQL or Redis cannot be read
   * CheckpointMoved      another worker is ahead on this shard -> abandon the batch, reload
@@ -47,6 +48,16 @@ class Unavailable(MoonwakeError):
 
 class AppendRefused(Unavailable):
     """Redis refused the append, or its answer did not come in time."""
+
+
+class AckUnmet(AppendRefused):
+    """Redis cannot keep what the level of INGEST_ACK promises; *remedy* says what would help."""
+
+    def __init__(self, level: str, fault: str, remedy: str) -> None:
+        super().__init__(f"INGEST_ACK is {level}, but Redis cannot keep that now: {fault}")
+        self.level = level
+        self.fault = fault
+        self.remedy = remedy
 
 
 class Closed(Unavailable):

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from shared.connections import Cursor, redis_errors
-from shared.errors import SettingsError
+from shared.durability import prove
+from shared.errors import AckUnmet, SettingsError
 from shared.keys import Keys
+
+log = structlog.get_logger()
 
 #: The first with entries-added in XINFO STREAM.
 REDIS_MIN = (7, 0)
@@ -45,6 +49,22 @@ async def check_redis(redis: Redis) -> None:
             f"REDIS_URL: this server's maxmemory-policy is {policy}, which may evict"
             " acknowledged events; set it to noeviction"
         )
+
+
+async def check_ack(redis: Redis, keys: Keys, level: str) -> None:
+    """Raise `SettingsError` unless Redis keeps what *level* of INGEST_ACK promises.
+
+    What a server does not let us look at is told as a warning. Raises `StoreDown` too.
+    """
+    try:
+        promise = await prove(redis, level, keys.probe)
+    except AckUnmet as unmet:
+        raise SettingsError(
+            f"INGEST_ACK is {level}, but the server of REDIS_URL cannot keep that:"
+            f" {unmet.fault}; {unmet.remedy}"
+        ) from unmet
+    if promise.unchecked:
+        log.warning("ack_level_unchecked", level=level, reason=promise.unchecked)
 
 
 async def fix_shard_count(redis: Redis, keys: Keys, shards: int) -> None:

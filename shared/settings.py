@@ -30,7 +30,8 @@ def _one_of(*values: str) -> Callable[[str], str]:
             raise ValueError
         return text
 
-    parse.__doc__ = " or ".join(values)
+    *others, last = values
+    parse.__doc__ = f"{', '.join(others)} or {last}" if others else last
     return parse
 
 
@@ -124,6 +125,7 @@ class Settings:
     flush_interval_ms: int = setting("FLUSH_INTERVAL_MS", _integer(0, 60_000), "500")
     stream_retention_s: int = setting("STREAM_RETENTION_S", _integer(0, 604_800), "60")
     max_lag_entries: int = setting("MAX_LAG_ENTRIES", _integer(1, 1_000_000_000), "250000")
+    ingest_ack: str = setting("INGEST_ACK", _one_of("memory", "fsync", "replica"), "memory")
     stats_timezone: str = setting("STATS_TIMEZONE", _time_zone, "Asia/Shanghai")
     stop_timeout_s: int = setting("STOP_TIMEOUT_S", _integer(1, 3_600), "30")
     log_level: str = setting("LOG_LEVEL", _log_level, "info")

@@ -37,11 +37,16 @@ class Flusher:
 
 
 def flusher(
-    settings: Settings, redis: Redis, *, timeout_s: float = 2.0, queue_events_max: int = 10_000
+    settings: Settings,
+    redis: Redis,
+    *,
+    timeout_s: float = 2.0,
+    queue_events_max: int = 10_000,
+    ack: str = "memory",
 ) -> Flusher:
     keys = Keys(settings.key_prefix)
     groups: list[float] = []
-    connection = AppendConnection(redis, keys, STREAM, timeout_s=timeout_s)
+    connection = AppendConnection(redis, keys, STREAM, timeout_s=timeout_s, ack=ack)
     commit = GroupCommit(connection, groups.append, queue_events_max=queue_events_max)
     return Flusher(commit, settings, keys, groups)
 

@@ -85,6 +85,7 @@ async def lifespan(app: App) -> AsyncIterator[None]:
     started = await from_app.get()
     if started["type"] != "lifespan.startup.complete":
         await asyncio.wait([task])
+        task.exception()  # the message says it: nobody else is to be told
         raise Refused(started["message"])
     try:
         yield

@@ -12,13 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
+from redis.asyncio import Redis
 
 from shared.appends import AppendConnection
 from shared.connections import open_redis
 from shared.errors import AppendRefused
 from shared.keys import Keys
 from shared.settings import Settings
-from shared.streams import Append
+from shared.streams import BEGINNING, Append, read_range
 from tests.plays import STREAM, append_of, clear, delete, save
 from tests.waiting import until
 
@@ -49,7 +50,9 @@ class Load:
 
     async def run(self) -> None:
         async with open_redis(self._settings.redis_url) as redis:
-            connection = AppendConnection(redis, self._keys, STREAM, timeout_s=1.0)
+            connection = AppendConnection(
+                redis, self._keys, STREAM, timeout_s=1.0, ack=self._settings.ingest_ack
+            )
             try:
                 while not self._stopping:
                     await self._round(connection)
@@ -131,3 +134,13 @@ def nonce_of(event: dict[str, Any]) -> str:
     """The nonce of an event read back from a stream."""
     nonce: str = event.get("record", event)["nonce"]
     return nonce
+
+
+async def nonces_in(settings: Settings, redis: Redis) -> set[str]:
+    """The nonces of all entries that *redis* holds."""
+    keys = Keys(settings.key_prefix)
+    found: set[str] = set()
+    for shard in range(settings.shards):
+        entries = await read_range(redis, keys.stream(STREAM, shard), BEGINNING, None, 1_000_000)
+        found.update(nonce_of(orjson.loads(fields[1])) for _, fields in entries)
+    return found

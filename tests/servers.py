@@ -61,10 +61,14 @@ def running_mysql() -> Iterator[MysqlServer]:
 
 
 @contextmanager
-def running_redis(appendfsync: str = "everysec") -> Iterator[RedisServer]:
-    """An empty Redis, stopped and removed at the end."""
-    with temporary_directory() as directory:
-        server = RedisServer(directory, appendfsync=appendfsync, death_signal=signal.SIGKILL)
+def running_redis(
+    appendfsync: str = "everysec", *, root: Path | None = None
+) -> Iterator[RedisServer]:
+    """An empty Redis, that of the chroot *root* if given, stopped and removed at the end."""
+    with temporary_directory(root) as directory:
+        server = RedisServer(
+            directory, appendfsync=appendfsync, root=root, death_signal=signal.SIGKILL
+        )
         server.start()
         try:
             yield server

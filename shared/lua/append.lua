@@ -5,7 +5,7 @@
 -- ARGV[1] not-after (ms, this server's clock), then per event:
 --   op (s, d, c), record key, original_episodes or '', total_episodes, '1' if the
 --   record has its own save_time, offset of the record in the body, body.
--- Returns {entries added or -1 if too late, now (ms), stamp, published incarnation or 0,
+-- Returns {entries added or -1 if too late, now (ms), stamp ('': a replica), published incarnation or 0,
 --   last id, then per event its id or '!' .. error}.
 
 local time = redis.call('TIME')
@@ -17,7 +17,11 @@ end
 local stream = KEYS[1]
 -- The server says itself which run of which master it is: whoever asked before may have
 -- asked another one, and an entry with an old stamp may be taken for an old entry.
-local stamp = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w%w%w%w%w%w%w%w)')
+local replication = redis.call('INFO', 'replication')
+local stamp = ''
+if string.find(replication, 'role:master', 1, true) then
+  stamp = string.match(replication, 'master_replid:(%w%w%w%w%w%w%w%w)')
+end
 local published = redis.call('HMGET', KEYS[2], 'last_ms', 'last_seq', 'stamps', 'incarnation')
 local published_ms, published_seq = published[1] or '0', published[2] or '0'
 local known_stamps = published[3] or ''

@@ -21,9 +21,10 @@ from shared.connections import (
 )
 from shared.settings import Settings
 from tests.databases import admin
+from tests.faults.mysql_wire import CommitKiller, CommitLoss, packets
+from tests.faults.tcp_proxy import running_proxy
 from tests.mysql_state import assert_mysql_equals, books
 from tests.plays import append, deps_of, drain_all, rows, save, select
-from tests.proxies import CommitLoss, mysql_proxy
 from tests.servers import OwnServers
 from tests.taps import tapped
 from tests.waiting import until
@@ -180,14 +181,17 @@ async def test_a_commit_of_unknown_outcome_is_resolved_by_reading_the_checkpoint
     """
     The connection is lost inside COMMIT, before or after the server did it: applied once.
     """
-    async with mysql_proxy(plain, loss) as (beyond, losses), open_mysql(beyond, drain=True) as pool:
-        deps = deps_of(beyond, redis, pool)
-        await append(beyond, redis, EVENTS)
-        await drain_all(deps)
+    async with running_proxy(plain.mysql_port, packets) as proxy:
+        proxy.watch = killer = CommitKiller(loss)
+        beyond = replace(plain, mysql_port=proxy.port)
+        async with open_mysql(beyond, drain=True) as pool:
+            deps = deps_of(beyond, redis, pool)
+            await append(beyond, redis, EVENTS)
+            await drain_all(deps)
 
-        assert len(losses) == 1
-        assert len(failures(logs)) == 1
-        await assert_exact(deps)
+            assert killer.lost == 1
+            assert len(failures(logs)) == 1
+            await assert_exact(deps)
 
 
 async def test_the_pool_recovers_from_a_restart_without_an_error(

@@ -1,0 +1,105 @@
+"""Redis servers for the levels of INGEST_ACK, and what a front on one of them does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from ops.programs import find_redis
+from ops.redis_server import IN_ROOT, RedisServer
+from shared.connections import open_redis
+from shared.settings import Settings, from_env
+from tests.servers import running_redis
+from tests.waiting import until
+
+#: The first with WAITAOF.
+NEWER = (7, 2)
+
+
+def settings_on(server: RedisServer, level: str, **more: str) -> Settings:
+    """Settings of a front at *level* on *server*; MySQL, which no write asks for, is not there."""
+    return from_env(
+        {
+            "MYSQL_HOST": "127.0.0.1",
+            "MYSQL_PORT": "1",
+            "REDIS_URL": server.url,
+            "USERNAME": "admin",
+            "PASSWORD": "secret",
+            "SHARDS": "2",
+            "INGEST_ACK": level,
+            **more,
+        }
+    )
+
+
+def newer_redis_root() -> Path | None:
+    """The chroot directory of a Redis with WAITAOF, None if that on PATH has it; skips the test."""
+    root = os.environ.get("MOONWAKE_REDIS_ROOT")
+    if root and Path(root, IN_ROOT[1:]).exists():
+        return Path(root).resolve()
+    if not _has_waitaof():
+        pytest.skip("no Redis 7.2 or later: `make test-mysql` installs one and runs this")
+    return None
+
+
+def _has_waitaof() -> bool:
+    program, called = find_redis()
+    told = subprocess.run(
+        [called, "--version"], executable=program, capture_output=True, text=True, check=True
+    )
+    version = told.stdout.partition("v=")[2].split()[0]
+    return tuple(int(part) for part in version.split(".")[:2]) >= NEWER
+
+
+@asynccontextmanager
+async def redis_of(kind: str, appendfsync: str) -> AsyncIterator[tuple[RedisServer, Redis]]:
+    """A server that is `plain` (what this machine has) or `newer` (it has WAITAOF)."""
+    root = newer_redis_root() if kind == "newer" else None
+    with running_redis(appendfsync, root=root) as server:
+        async with open_redis(server.url) as redis:
+            yield server, redis
+
+
+@asynccontextmanager
+async def master_and_replica() -> AsyncIterator[tuple[RedisServer, RedisServer]]:
+    """Two servers, the second in step with the first."""
+    with running_redis() as master, running_redis() as replica:
+        await follow(replica, master)
+        yield master, replica
+
+
+async def follow(replica: RedisServer, master: RedisServer) -> None:
+    """Make *replica* one of *master*; returns once it is in step."""
+    async with open_redis(replica.url) as there, open_redis(master.url) as here:
+        await here.config_set("repl-diskless-sync-delay", 0)  # nobody else will come
+        await there.replicaof("127.0.0.1", str(master.port))
+
+        async def in_step() -> bool:
+            about: dict[str, Any] = await here.info("replication")
+            return any(
+                isinstance(value, dict) and value["state"] == "online"
+                for name, value in about.items()
+                if name.startswith("slave")
+            )
+
+        await until(in_step, "the replica is in step")
+
+
+async def calls_of(redis: Redis, command: str) -> int:
+    """How often *command* was called."""
+    stats = await redis.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+async def configure(server: RedisServer, **values: str) -> None:
+    """CONFIG SET; `_` stands for `-`."""
+    async with open_redis(server.url) as redis:
+        for name, value in values.items():
+            await redis.config_set(name.replace("_", "-"), value)

@@ -1,0 +1,74 @@
+"""A moment at which streams came to hold less, and what moonwake says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shared.streams import EntryId
+from tests.faults.tap import Entry, Tap, Tape
+
+#: What stays of a row of `incidents` when it is amended.
+IncidentKey = tuple[int, int, str, EntryId]
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """A row of `incidents`: *lost* entries of a shard between two ids, exactly or at least."""
+
+    shard: int
+    incarnation: int
+    cause: str
+    lost: int
+    exact: bool
+    after: EntryId
+    before: EntryId
+
+    @property
+    def key(self) -> IncidentKey:
+        return self.shard, self.incarnation, self.cause, self.after
+
+    def covers(self, entry: Entry) -> bool:
+        """Whether *entry*, which is gone, is one of those it counts.
+
+        What is lost with a stream lies behind the checkpoint, whatever ids came later;
+        what was taken out of one lies between two ids.
+        """
+        if entry.id <= self.after:
+            return False
+        return self.cause != "trimmed" or entry.id < self.before
+
+
+class Rewind:
+    """The streams of some shards go on on a new tape; what only the old one has is gone."""
+
+    def __init__(self, shards: Sequence[int]) -> None:
+        self.shards = list(shards)
+        #: Shards on which the workers have not gone on yet.
+        self.open = set(shards)
+        #: shard -> keys of the incidents that were written because of it.
+        self.incidents: dict[int, set[IncidentKey]] = {shard: set() for shard in shards}
+        #: shard -> its old tape and its new one, once it has one.
+        self._tapes: dict[int, tuple[Tape, Tape]] = {}
+        #: shard -> entries that were there when the new tape began.
+        self._old: dict[int, int] = {}
+
+    def begin(self, tap: Tap) -> None:
+        """The new tapes have begun."""
+        for shard in self.shards:
+            before, now = tap.tapes[shard][-2:]
+            self._tapes[shard] = before, now
+            self._old[shard] = len(now.entries)
+
+    def gone(self, shard: int) -> list[Entry]:
+        """Entries of the old tape that the new one lacks, in order."""
+        before, now = self._tapes[shard]
+        there = {entry.identity for entry in now.entries}
+        return [entry for entry in before.entries if entry.identity not in there]
+
+    def see(self, positions: Mapping[int, EntryId]) -> None:
+        """*positions* are the committed checkpoints: those among new entries went on."""
+        for shard in list(self.open & self._tapes.keys()):
+            new = self._tapes[shard][1].entries[self._old[shard] :]
+            if any(entry.id == positions.get(shard) for entry in new):
+                self.open.discard(shard)

@@ -1,0 +1,203 @@
+"""One run of the checker: start, load, faults, heal, drain, compare."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from shared.connections import Pool, open_mysql, redis_errors
+from shared.errors import StoreDown, Transient
+from shared.streams import stream_info
+from tests.faults.accounts import accounts
+from tests.faults.fault import Fault
+from tests.faults.injector import Injector
+from tests.faults.load import Load
+from tests.faults.plan import plan
+from tests.faults.reckoning import reckon
+from tests.faults.site import Site
+from tests.faults.start import running_site, until_fronts_answer
+from tests.faults.views import compare_views
+from tests.faults.watch import Clerk, Supervisor
+from tests.plays import STREAM
+from tests.waiting import until
+
+#: After the last fault: workers look after dead jobs, leases and time-outs by themselves.
+_DRAINED_WITHIN_S = 180.0
+_QUIET_BEFORE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run is a function of, as far as the machine allows."""
+
+    seed: int
+    duration_s: float
+    kinds: Mapping[str, type[Fault]]
+    clients: int = 24
+    pace_s: float = 0.1
+
+
+@dataclass(slots=True)
+class Result:
+    """What a run found. *differences* is empty if moonwake kept its promises."""
+
+    injected: Counter[str] = field(default_factory=Counter)
+    #: (kind, reason) -> how often.
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    acknowledged: int = 0
+    applied: int = 0
+    lost: int = 0
+    differences: list[str] = field(default_factory=list)
+    #: Answers and reads by what they were; incidents by what they claim.
+    counts: Counter[str] = field(default_factory=Counter)
+    #: (name, how it ended) of processes that ended though nobody asked them to.
+    ended: list[tuple[str, int | None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    phase: str
+    elapsed_s: float
+    faults: int
+    running: list[str]
+    acknowledged: int
+    differences: int
+
+
+async def run(options: Options, folder: Path, show: Callable[[Progress], None]) -> Result:
+    """Carry out one run with everything it writes in *folder*; tell *show* once a second.
+
+    Raises what keeps it from being carried out: `ProgramMissing`, `ProcessFailed`.
+    """
+    async with AsyncExitStack() as stack:
+        site = await stack.enter_async_context(running_site(folder))
+        direct = replace(site.settings, mysql_port=site.mysql.server.port)
+        pool = await stack.enter_async_context(open_mysql(direct))
+        return await _Run(options, site, pool, show).carry_out()
+
+
+class _Run:
+    def __init__(
+        self, options: Options, site: Site, pool: Pool, show: Callable[[Progress], None]
+    ) -> None:
+        self._options = options
+        self._site = site
+        self._pool = pool
+        self._show = show
+        self._phase = "load and faults"
+        self._started_s = time.monotonic()
+        ports = [front.port for front in site.fronts]
+        self._load = Load(site.settings, ports, site.epochs, options.seed)
+        self._injector = Injector(site, options.kinds, options.seed)
+        self._supervisor = Supervisor(site)
+        self._clerk = Clerk(site, pool)
+
+    async def carry_out(self) -> Result:
+        watchers = (self._supervisor.run(), self._clerk.run(), self._site.tap.run(), self._tell())
+        failed: list[str] = []
+        async with _beside(*watchers):
+            await self._strike()
+            self._phase = "draining"
+            try:
+                await self._settle()
+            except AssertionError as never:
+                failed.append(str(never))
+        self._phase = "comparing"
+        self._tell_once()
+        return await self._result(failed)
+
+    async def _strike(self) -> None:
+        """Load for the whole duration, faults inside it."""
+        options = self._options
+        planned = plan(options.seed, options.duration_s, list(options.kinds))
+        loading = asyncio.create_task(self._load.run(options.clients, options.pace_s))
+        striking = asyncio.create_task(self._injector.run(planned, options.duration_s))
+        try:
+            done, _ = await asyncio.wait((loading, striking), return_when=asyncio.FIRST_COMPLETED)
+            if loading in done:
+                loading.result()  # users never leave by themselves: this raises
+            await striking
+        finally:
+            striking.cancel()
+            self._load.stop()
+            await loading
+
+    async def _settle(self) -> None:
+        """Return when everything runs and everything added is in MySQL."""
+        site = self._site
+        site.redis.proxy.heal()
+        site.mysql.proxy.heal()
+        await until_fronts_answer(site)
+        await until(self._is_drained, "everything is drained", timeout_s=_DRAINED_WITHIN_S)
+        await self._clerk.look()
+
+    async def _is_drained(self) -> bool:
+        with suppress(StoreDown, Transient):
+            found = await accounts(self._pool)
+            async with self._site.redis.direct() as redis:
+                for shard in range(self._site.settings.shards):
+                    with redis_errors():
+                        about = await redis.xinfo_stream(self._site.keys.stream(STREAM, shard))
+                    account = found.get(shard)
+                    if not account or account.base + stream_info(about).added != account.ordinal:
+                        return False
+            return True
+        return False
+
+    async def _result(self, failed: list[str]) -> Result:
+        histories = self._load.histories
+        reckoning = await reckon(self._site, self._pool, histories)
+        reckoning.add("fault", self._injector.failed)
+        reckoning.add("the end", failed)
+        reckoning.add("stale read", self._load.stale)
+        reckoning.add("last read", await compare_views(self._site, self._pool, histories))
+        counts = self._load.counts
+        counts["incidents, exactly"] = reckoning.losses.exact
+        counts["incidents, at least"] = reckoning.losses.at_least
+        return Result(
+            injected=self._injector.injected,
+            refused=self._injector.refused,
+            acknowledged=self._load.acknowledged,
+            applied=reckoning.applied,
+            lost=len(reckoning.losses.lost),
+            differences=reckoning.differences,
+            counts=counts,
+            ended=self._supervisor.ended,
+        )
+
+    # --- progress -----------------------------------------------------------------------
+
+    async def _tell(self) -> None:
+        while True:
+            self._tell_once()
+            await asyncio.sleep(1)
+
+    def _tell_once(self) -> None:
+        self._show(
+            Progress(
+                phase=self._phase,
+                elapsed_s=time.monotonic() - self._started_s,
+                faults=self._injector.injected.total(),
+                running=sorted(self._injector.running.elements()),
+                acknowledged=self._load.acknowledged,
+                differences=len(self._load.stale) + len(self._injector.failed),
+            )
+        )
+
+
+@asynccontextmanager
+async def _beside(*works: Coroutine[Any, Any, None]) -> Any:
+    """Run *works* for as long as the block lasts; if one of them fails, so does the block."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work) for work in works]
+        yield
+        for task in tasks:
+            task.cancel()

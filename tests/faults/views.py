@@ -1,0 +1,45 @@
+"""What every front shows at the end: exactly what MySQL holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from api.play_records import PATH
+from shared.connections import Pool
+from shared.cookies import sign
+from tests.faults.histories import History
+from tests.faults.http_client import HttpClient, NoAnswer, NotSent
+from tests.faults.site import Site
+from tests.mysql_state import records
+
+#: The last ones who wrote: their cached copies and overlays are the newest.
+_USERS = 200
+
+
+async def compare_views(site: Site, pool: Pool, histories: Sequence[History]) -> list[str]:
+    """Users whose records a front shows otherwise than MySQL has them."""
+    held: dict[str, dict[str, int]] = {}
+    for (user, source, content_id), values in (await records(pool)).items():
+        held.setdefault(user, {})[f"{source}+{content_id}"] = values[1]
+    found: list[str] = []
+    for front in site.fronts:
+        client = HttpClient(front.port, timeout_s=10)
+        for history in histories[-_USERS:]:
+            cookie = f"user_auth={sign(history.user, 'user', site.settings.password, 0)}"
+            try:
+                answer = await client.request("GET", PATH, cookie)
+            except (NotSent, NoAnswer) as error:
+                found.append(f"{front.name} does not answer {history.user}: {error}")
+                continue
+            expected = held.get(history.user, {})
+            shown = _positions(answer.body) if answer.status == 200 else answer.status
+            if shown != expected:
+                found.append(f"{front.name} shows {history.user} {shown}, MySQL has {expected}")
+        client.close()
+    return found
+
+
+def _positions(body: bytes) -> dict[str, int]:
+    return {key: fields["play_time"] for key, fields in orjson.loads(body).items()}

@@ -1,0 +1,74 @@
+"""What looks after a site while faults go on: dead processes, positions, incidents."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+from ops.processes import Process
+from shared.connections import Pool
+from shared.errors import StoreDown, Transient
+from tests.faults.accounts import accounts, incidents
+from tests.faults.rewinds import IncidentKey
+from tests.faults.site import Site
+
+_POLL_S = 0.25
+_BACKOFF_S = 1.0
+
+
+class Supervisor:
+    """Starts again what ended by itself, as a service manager would; faults look after theirs."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._ended_at_s: dict[str, float] = {}
+        #: (name, how it ended) of what ended though nobody asked it to.
+        self.ended: list[tuple[str, int | None]] = []
+
+    async def run(self) -> None:
+        while True:
+            for process in (*self._site.workers, *self._site.fronts):
+                if process.name not in self._site.taken and process.pid is None:
+                    self._see_dead(process)
+            await asyncio.sleep(_POLL_S)
+
+    def _see_dead(self, process: Process) -> None:
+        if process.name not in self._ended_at_s:
+            self._ended_at_s[process.name] = time.monotonic()
+            self.ended.append((process.name, process.exit_status))
+            self._site.note(f"{process.name} ended {process.exit_status}:\n{process.tail(5)}")
+        elif time.monotonic() - self._ended_at_s[process.name] > _BACKOFF_S:
+            del self._ended_at_s[process.name]
+            process.launch()
+
+
+class Clerk:
+    """Reads checkpoints and incidents all the time, so that each rewind gets its own."""
+
+    def __init__(self, site: Site, pool: Pool) -> None:
+        self._site = site
+        self._pool = pool
+        self._known: set[IncidentKey] = set()
+
+    async def run(self) -> None:
+        while True:
+            with suppress(StoreDown, Transient, TimeoutError, OSError):
+                await self.look()
+            await asyncio.sleep(_POLL_S)
+
+    async def look(self) -> None:
+        """Bring the rewinds up to what MySQL says now. Raises `Transient` if it is away."""
+        # Incidents last: whoever went on has written what was lost before.
+        found = await accounts(self._pool)
+        told = await incidents(self._pool)
+        for rewind in self._site.rewinds:
+            rewind.see({shard: account.last for shard, account in found.items()})
+        for incident in told:
+            if incident.key in self._known:
+                continue
+            self._known.add(incident.key)
+            self._site.note(f"{incident}")
+            latest = [r for r in self._site.rewinds if incident.shard in r.shards]
+            if latest:
+                latest[-1].incidents[incident.shard].add(incident.key)
