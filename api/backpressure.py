@@ -16,9 +16,10 @@ from redis.asyncio import Redis
 from shared.connections import redis_errors
 from shared.errors import Closed, StoreDown
 from shared.keys import Keys
+from shared.published import published_of
 from shared.settings import Settings
 from shared.status import lag_of
-from shared.streams import published_of, stream_info
+from shared.streams import stream_info
 
 log = structlog.get_logger()
 

@@ -17,6 +17,7 @@ import structlog
 from shared.appends import AppendConnection
 from shared.errors import AppendRefused
 from shared.streams import Append
+from shared.witness import LOOK_S
 
 log = structlog.get_logger()
 
@@ -66,7 +67,11 @@ class GroupCommit:
             raise AppendRefused(str(refused))
 
     async def run(self) -> None:
-        """Send groups until `stop` was called and nothing waits."""
+        """Send groups until `stop` was called and nothing waits.
+
+        Also where nothing waits a group goes out now and then, an empty one: the witness
+        has to know where the streams stand.
+        """
         try:
             while self._waiting or await self._something_waits():
                 await self._send(self._take())
@@ -87,8 +92,8 @@ class GroupCommit:
     async def _something_waits(self) -> bool:
         if not self._stopping:
             self._wake = asyncio.get_running_loop().create_future()
-            await self._wake
-        return bool(self._waiting)
+            await asyncio.wait([self._wake], timeout=LOOK_S)
+        return bool(self._waiting) or not self._stopping
 
     def _take(self) -> list[Waiting]:
         """The next group, oldest events first."""
@@ -119,7 +124,8 @@ class GroupCommit:
             _refuse(group, AppendRefused(f"the flusher died: {error!r}"))
             raise
         else:
-            self._observe_group(len(group))
+            if group:
+                self._observe_group(len(group))
             for waiting, refusals in zip(shards.values(), answers, strict=True):
                 _settle(waiting, refusals)
             self._note(next(filter(None, chain.from_iterable(answers)), None))

@@ -24,8 +24,8 @@ from api.site import STREAM, Site, site_of
 from shared.connections import MySQLError
 from shared.durability import prove
 from shared.errors import AppendRefused, StoreDown, Transient
+from shared.published import Checkpoint
 from shared.status import ShardStatus, read_committed, read_status
-from shared.streams import Checkpoint
 
 MYSQL_TIMEOUT_S = 1.0
 

@@ -26,7 +26,8 @@ from shared.connections import redis_errors
 from shared.errors import StoreDown
 from shared.keys import MARKER_FIELD, Keys, UserKeys
 from shared.overlay import Overlay, merge, read_overlay
-from shared.streams import BEGINNING, EntryId, clear_pending, published_of, script
+from shared.published import Checkpoint, clear_pending, published_of
+from shared.streams import script
 
 log = structlog.get_logger()
 
@@ -45,9 +46,17 @@ class Snapshot:
 
     version: bytes
     pending: Mapping[bytes, bytes]
-    published: EntryId
+    published: Checkpoint
     cached: Mapping[bytes, bytes]
     taken_at_s: float
+
+    @property
+    def marker(self) -> bytes:
+        """What a cached copy of this incarnation carries.
+
+        Copies of another one are no good: Redis may have lost entries that MySQL has.
+        """
+        return b"%d" % self.published.incarnation
 
 
 class Reads:
@@ -63,7 +72,7 @@ class Reads:
     async def play_records(self, visitor: Visitor) -> bytes:
         """The visitor's records as a JSON object: record key -> record. Raises `StoreDown`."""
         snapshot = await self._snapshot(visitor)
-        body = _body_of_cached(snapshot.cached)
+        body = _body_of_cached(snapshot)
         return await self._load_once(visitor, snapshot) if body is None else body
 
     async def _snapshot(self, visitor: Visitor) -> Snapshot:
@@ -79,11 +88,10 @@ class Reads:
         for reply in (version, published):
             if isinstance(reply, Exception):
                 raise StoreDown(f"Redis: {reply}") from reply
-        checkpoint = published_of(published)
         return Snapshot(
             version=version or b"",
             pending=_hash(user.pending, pending),
-            published=checkpoint.last if checkpoint else BEGINNING,
+            published=published_of(published) or Checkpoint(incarnation=0),
             cached=_hash(user.cached, cached),
             taken_at_s=taken_at_s,
         )
@@ -115,15 +123,17 @@ class Reads:
         try:
             with redis_errors():
                 if time.monotonic() - snapshot.taken_at_s < FILL_AGE_MAX_S:
-                    await self._fill_cache(user, snapshot.version, merged)
+                    await self._fill_cache(user, snapshot, merged)
                 if gone := overlay.settled + overlay.damaged:
                     await clear_pending(self._redis, snapshot.published, [(user, gone)])
         except StoreDown as error:
             log.warning("fill_failed", error=str(error))
 
-    async def _fill_cache(self, user: UserKeys, version: bytes, merged: dict[bytes, bytes]) -> None:
+    async def _fill_cache(
+        self, user: UserKeys, snapshot: Snapshot, merged: dict[bytes, bytes]
+    ) -> None:
         ttl_ms = _TTL_MS - secrets.randbelow(_TTL_JITTER_MS)
-        arguments: list[Any] = [version, ttl_ms, MARKER_FIELD, b"1"]
+        arguments: list[Any] = [snapshot.version, ttl_ms, MARKER_FIELD, snapshot.marker]
         for field, value in merged.items():
             arguments += (field, value)
         await self._fill([user.version, user.cached], arguments)
@@ -137,9 +147,10 @@ def _hash(key: str, reply: Any) -> Mapping[bytes, bytes]:
     return reply  # type: ignore[no-any-return]
 
 
-def _body_of_cached(cached: Mapping[bytes, bytes]) -> bytes | None:
+def _body_of_cached(snapshot: Snapshot) -> bytes | None:
     """The answer that the cached fields make up, None where they are missing or damaged."""
-    if MARKER_FIELD not in cached:
+    cached = snapshot.cached
+    if cached.get(MARKER_FIELD) != snapshot.marker:
         return None
     try:
         return _body_of({name: cached[name] for name in cached if name != MARKER_FIELD})

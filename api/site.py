@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from shared.instance import check_ack, check_redis, fix_shard_count
 from shared.keys import Keys
 from shared.settings import Settings
 from shared.streams import Append
+from shared.witness import Witness
 
 STREAM = "plays"
 
@@ -41,6 +42,7 @@ class Site:
     backpressure: Backpressure
     reads: Reads
     figures: RequestFigures
+    witness: Witness
 
     async def append(self, event: Append) -> None:
         """Return once Redis holds *event*. Raises `Closed` or `AppendRefused`."""
@@ -67,8 +69,9 @@ async def open_site(settings: Settings) -> AsyncIterator[Site]:
         await check_redis(redis)
         await check_ack(redis, keys, settings.ingest_ack)
         await fix_shard_count(redis, keys, settings.shards)
-        connection = AppendConnection(redis, keys, STREAM, ack=settings.ingest_ack)
         figures = RequestFigures()
+        witness = Witness(settings.shards)
+        connection = AppendConnection(redis, keys, STREAM, ack=settings.ingest_ack, witness=witness)
         site = Site(
             settings=settings,
             keys=keys,
@@ -76,13 +79,20 @@ async def open_site(settings: Settings) -> AsyncIterator[Site]:
             pool=pool,
             gate=Gate(settings),
             group_commit=GroupCommit(connection, figures.record_group),
+            witness=witness,
             backpressure=Backpressure(redis, keys, STREAM, settings),
             figures=figures,
             reads=Reads(redis, keys, partial(queries.play_records, pool)),
         )
         await site.backpressure.look()
-        for name, work in (("backpressure", site.backpressure), ("figures", figures)):
-            stack.push_async_callback(BackgroundTask(name, work.run()).stop)
+        await witness.report(redis, keys, STREAM)
+        background: list[tuple[str, Coroutine[Any, Any, None]]] = [
+            ("backpressure", site.backpressure.run()),
+            ("witness", witness.run(redis, keys, STREAM)),
+            ("figures", figures.run()),
+        ]
+        for name, work in background:
+            stack.push_async_callback(BackgroundTask(name, work).stop)
         flusher = BackgroundTask("flusher", site.group_commit.run())
         stack.push_async_callback(_flush, site.group_commit, flusher, settings.stop_timeout_s / 2)
         yield site

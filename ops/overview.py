@@ -13,17 +13,10 @@ from ops.workers import STREAMS, Worker, workers_of
 from shared.connections import MySQLError, Pool, redis_errors
 from shared.errors import Transient
 from shared.keys import Keys
+from shared.published import Checkpoint, published_of
 from shared.settings import Settings
 from shared.status import ShardStatus, read_committed, read_status
-from shared.streams import (
-    Checkpoint,
-    EntryId,
-    entry_id,
-    now_ms_of,
-    published_of,
-    read_range,
-    stream_info,
-)
+from shared.streams import EntryId, entry_id, now_ms_of, read_range, stream_info
 
 _MYSQL_TIMEOUT_S = 5.0
 _PAGE = 4_000

@@ -22,15 +22,8 @@ from ops.workers import workers_of
 from shared.connections import redis_errors, transaction
 from shared.errors import MoonwakeError
 from shared.keys import Keys, UserKeys
-from shared.streams import (
-    Checkpoint,
-    EntryId,
-    StreamInfo,
-    entry_id,
-    now_ms_of,
-    publish,
-    stream_info,
-)
+from shared.published import Checkpoint, publish
+from shared.streams import EntryId, StreamInfo, entry_id, now_ms_of, stream_info
 from worker import checkpoints
 from worker.deps import Deps
 from worker.sinks import Sink
@@ -113,8 +106,14 @@ async def _rebase_shard(deps: Deps, sink: Sink, shard: int) -> Rebased:
         # What stands in the stream now came after it was emptied, and waits.
         if old.base + info.added != old.ordinal + info.length:
             raise NotIdle(f"the books of {sink.stream}:{shard} do not balance: moonwake status")
-        last = _just_below(info.first) if info.first else info.last
-        new = replace(old, incarnation=old.incarnation + 1, batch_no=old.batch_no + 1, last=last)
+        last = info.first.just_before() if info.first else info.last
+        new = replace(
+            old,
+            incarnation=old.incarnation + 1,
+            batch_no=old.batch_no + 1,
+            last=last,
+            floor_ms=0,
+        )
         await checkpoints.advance(cursor, sink.stream, shard, old, new, info)
     users = [user async for user in _forget_overlays(deps, sink, shard, now_ms)]
     checkpoint_key = deps.keys.checkpoint(sink.stream, shard)
@@ -163,12 +162,6 @@ async def _empty(redis: Redis, key: str, committed: Checkpoint) -> None:
                 await pipe.execute()
             except WatchError as fault:
                 raise NotIdle(f"somebody writes to {key}: stop web and other producers") from fault
-
-
-def _just_below(entry: EntryId) -> EntryId:
-    if entry.seq:
-        return EntryId(entry.ms, entry.seq - 1)
-    return EntryId(entry.ms - 1, 0)
 
 
 async def _forget_overlays(

@@ -13,7 +13,7 @@ from rich.text import Text
 from ops.attention import attention, notes
 from ops.overview import Overview, Shard
 from ops.workers import Worker
-from shared.streams import Checkpoint
+from shared.published import Checkpoint
 
 #: With more shards than this, quiet ones are left out unless asked for.
 _SHARDS_SHOWN = 16

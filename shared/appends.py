@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from hashlib import sha1
 from typing import Any
 
-import structlog
 from redis.asyncio import Connection, Redis
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
@@ -21,11 +20,12 @@ from shared.connections import exchange
 from shared.durability import IN_MEMORY, MEMORY, proven
 from shared.errors import AckUnmet, AppendRefused, StoreDown
 from shared.keys import Keys
-from shared.streams import Append, append_arguments, now_ms_of, script
-
-log = structlog.get_logger()
+from shared.streams import Append, append_arguments, entry_id, now_ms_of, script
+from shared.witness import Sighting, Witness
 
 _APPEND = script("append").encode()
+#: What append.lua answers before the events' own answers.
+_HEADER = 5
 _APPEND_SHA = sha1(_APPEND, usedforsecurity=False).hexdigest().encode()
 
 
@@ -53,6 +53,7 @@ class AppendConnection:
         keys: Keys,
         stream: str,
         *,
+        witness: Witness | None = None,
         timeout_s: float = 2.0,
         ack: str = MEMORY,
     ) -> None:
@@ -67,39 +68,28 @@ class AppendConnection:
         self._is_unmet = False
         self._connection: Connection | None = None
         self._clock = RedisClock()
-        self.stamp = b""
-        #: Highest entries-added seen per shard; going backwards means Redis lost data.
-        self.added: dict[int, int] = {}
+        self._witness = witness
 
     async def append(self, groups: Sequence[Sequence[Append]]) -> list[list[AppendRefused | None]]:
         """Append each group (one shard each) with one script call, all in one round trip.
+
+        From time to time the streams of the other shards are looked at too, for the witness.
 
         Returns per event None, or why it was refused. Raises `AppendRefused` when the
         outcome of all is unknown, only once none of them can land any more, and
         `AckUnmet` when they did, but not as safely as an acknowledgement promises.
         """
-        try:
-            connection = self._connection or await self._open()
-        except AckUnmet:
-            self._is_unmet = True
-            raise
-        except (RedisError, OSError, TimeoutError, StoreDown) as error:
-            raise AppendRefused(f"Redis: {error!r}") from error
-        not_after_ms = self._clock.now_ms() + int(self._timeout_s * 1000)
-        arguments = [
-            append_arguments(self._keys, self._stream, group, not_after_ms, self.stamp)
-            for group in groups
+        calls = [(group[0].shard, group) for group in groups]
+        if self._witness is not None:
+            calls += [(shard, ()) for shard in self._witness.due({shard for shard, _ in calls})]
+        if not calls:
+            return []
+        connection = self._connection or await self._opened()
+        replies, answers = await self._send(connection, calls)
+        outcomes = [
+            self._outcomes(shard, group, reply)
+            for (shard, group), reply in zip(calls, replies, strict=True)
         ]
-        try:
-            async with asyncio.timeout(self._timeout_s + self._promise.wait_s):
-                replies, answers = await self._call(connection, arguments)
-        except BaseException as error:
-            # A reply may be left on the socket: this connection is never used again.
-            await self.close()
-            if not isinstance(error, RedisError | OSError | TimeoutError):
-                raise
-            await self._until(not_after_ms)
-            raise AppendRefused(f"Redis did not answer in time: {error!r}") from error
         if any(map(_is_read_only, replies)):
             # A replica now: whoever is master next is found by connecting again.
             await self.close()
@@ -109,12 +99,21 @@ class AppendConnection:
             self._is_unmet = True
             await self.close()
             raise AckUnmet(self._ack, fault, "see to Redis")
-        return [self._outcomes(group, reply) for group, reply in zip(groups, replies, strict=True)]
+        return outcomes[: len(groups)]
 
     async def close(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await connection.disconnect(nowait=True)
+
+    async def _opened(self) -> Connection:
+        try:
+            return await self._open()
+        except AckUnmet:
+            self._is_unmet = True
+            raise
+        except (RedisError, OSError, TimeoutError, StoreDown) as error:
+            raise AppendRefused(f"Redis: {error!r}") from error
 
     async def _open(self) -> Connection:
         connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
@@ -124,18 +123,34 @@ class AppendConnection:
                 self._promise = await proven(
                     connection, self._ack, self._keys.probe, wary=self._is_unmet
                 )
-                about, now, _ = await exchange(
-                    connection,
-                    [("INFO", "replication"), ("TIME",), ("SCRIPT", "LOAD", _APPEND)],
-                )
+                now, _ = await exchange(connection, [("TIME",), ("SCRIPT", "LOAD", _APPEND)])
             self._clock.saw(now_ms_of(now))
-            self.stamp = incarnation_stamp(about)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
         self._connection = connection
         self._is_unmet = False
         return connection
+
+    async def _send(
+        self, connection: Connection, calls: Sequence[tuple[int, Sequence[Append]]]
+    ) -> tuple[list[Any], list[Any]]:
+        """`_call` in time, or none of it lands any more."""
+        not_after_ms = self._clock.now_ms() + int(self._timeout_s * 1000)
+        arguments = [
+            append_arguments(self._keys, self._stream, shard, group, not_after_ms)
+            for shard, group in calls
+        ]
+        try:
+            async with asyncio.timeout(self._timeout_s + self._promise.wait_s):
+                return await self._call(connection, arguments)
+        except BaseException as error:
+            # A reply may be left on the socket: this connection is never used again.
+            await self.close()
+            if not isinstance(error, RedisError | OSError | TimeoutError):
+                raise
+            await self._until(not_after_ms)
+            raise AppendRefused(f"Redis did not answer in time: {error!r}") from error
 
     async def _call(
         self, connection: Connection, arguments: list[tuple[Any, ...]]
@@ -153,47 +168,33 @@ class AppendConnection:
                 replies[i] = reply
         return replies, answers
 
-    def _outcomes(self, group: Sequence[Append], reply: Any) -> list[AppendRefused | None]:
+    def _outcomes(
+        self, shard: int, group: Sequence[Append], reply: Any
+    ) -> list[AppendRefused | None]:
         if isinstance(reply, Exception):
             return [AppendRefused(f"Redis: {reply}")] * len(group)
-        added, now_ms, *answers = reply
+        added, now_ms, *more = reply
         self._clock.saw(now_ms)
-        if not answers:
+        if not more:
             return [AppendRefused("the append reached Redis too late")] * len(group)
-        self._saw_added(group[0].shard, added)
-        return [
+        stamp, incarnation, last, *answers = more
+        refusals = [
             AppendRefused(f"Redis: {answer[1:].decode()}") if answer[:1] == b"!" else None
             for answer in answers
         ]
-
-    def _saw_added(self, shard: int, added: int) -> None:
-        before = self.added.get(shard, 0)
-        if added < before:
-            log.error("entries_added_went_back", shard=shard, before=before, now=added)
-        self.added[shard] = added
+        if self._witness is not None and stamp:
+            seen = Sighting(stamp.decode(), incarnation, added, entry_id(last))
+            self._witness.saw(shard, seen, appended=refusals.count(None))
+        return refusals
 
     async def _until(self, not_after_ms: int) -> None:
         left_s = (not_after_ms - self._clock.now_ms()) / 1000
         await asyncio.sleep(max(left_s, 0.0))
 
 
-def incarnation_stamp(info: Any) -> bytes:
-    """The stamp that entries carry: the first characters of this master's replication id.
-
-    Raises `StoreDown` if *info* is not what INFO replication answers.
-    """
-    if isinstance(info, Exception):
-        raise StoreDown(f"Redis: {info}") from info
-    lines: list[bytes] = info.splitlines()
-    for line in lines:
-        if line.startswith(b"master_replid:"):
-            return line.partition(b":")[2].strip()[:8]
-    return b""
-
-
 def _is_read_only(reply: Any) -> bool:
     if isinstance(reply, list):
-        return any(answer[:9] == b"!READONLY" for answer in reply[2:])
+        return any(answer[:9] == b"!READONLY" for answer in reply[_HEADER:])
     return isinstance(reply, ReadOnlyError)
 
 

@@ -21,6 +21,11 @@ def shard_of(username: str, shards: int) -> int:
     return zlib.crc32(username.encode()) % shards
 
 
+def testimonies_of(stream_key: str) -> str:
+    """Hash of what fronts saw of a stream before it lost entries (shared/witness.py)."""
+    return f"{stream_key}:testimonies"
+
+
 @dataclass(frozen=True, slots=True)
 class UserKeys:
     """The keys of one user's play records."""
@@ -68,6 +73,11 @@ class Keys:
     def workers(self) -> str:
         """Hash of live worker processes: id -> JSON."""
         return f"{self.prefix}workers"
+
+    @property
+    def fronts(self) -> str:
+        """Hash of live API processes: id -> Redis' time when it was seen, in ms."""
+        return f"{self.prefix}fronts"
 
     @property
     def probe(self) -> str:

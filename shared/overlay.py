@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from shared.keys import CLEAR_FIELD
+from shared.published import Checkpoint
 from shared.records import merge_original_episodes
 from shared.streams import EntryId, entry_id
 
@@ -41,16 +42,26 @@ class Overlay:
     damaged: list[bytes] = field(default_factory=list)
 
 
-def read_overlay(fields: Mapping[bytes, bytes], published: EntryId) -> Overlay:
-    """The overlay in *fields* (a whole HGETALL); a field counts only above *published*."""
+def read_overlay(fields: Mapping[bytes, bytes], published: Checkpoint) -> Overlay:
+    """The overlay in *fields* (a whole HGETALL); a field counts only above *published*.
+
+    Also where its stamp is not known there: a new master has it, whose ids need not be
+    greater than the old one's (protocol 24).
+    """
     overlay = Overlay()
-    above = published
+    cleared = None
     if CLEAR_FIELD in fields:
-        above = max(above, _read_clear(overlay, fields[CLEAR_FIELD], published))
+        cleared = _read_clear(overlay, fields[CLEAR_FIELD], published)
     for name, value in fields.items():
         if name != CLEAR_FIELD:
-            _read_field(overlay, name, value, above)
+            _read_field(overlay, name, value, published, cleared)
     return overlay
+
+
+def _is_settled(at: EntryId, stamp: bytes, published: Checkpoint) -> bool:
+    if published.stamps and stamp.decode("latin-1") not in published.stamps:
+        return False
+    return at <= published.last
 
 
 def merge(stored: Mapping[bytes, dict[str, Any]], overlay: Overlay) -> dict[bytes, bytes]:
@@ -69,29 +80,38 @@ def merge(stored: Mapping[bytes, dict[str, Any]], overlay: Overlay) -> dict[byte
     }
 
 
-def _read_clear(overlay: Overlay, value: bytes, above: EntryId) -> EntryId:
-    """Put the clear field into *overlay*; the position from which on fields count."""
+def _read_clear(
+    overlay: Overlay, value: bytes, published: Checkpoint
+) -> tuple[bytes, EntryId] | None:
+    """Put the clear field into *overlay*; its stamp and position, None if it does not count."""
     try:
-        identity, _, op = value.split(b" ")
+        identity, stamp, op = value.split(b" ")
         at = entry_id(identity)
     except ValueError:
         overlay.damaged.append(CLEAR_FIELD)
-        return above
+        return None
     if op != b"c":
         overlay.damaged.append(CLEAR_FIELD)
-    elif at <= above:
+    elif _is_settled(at, stamp, published):
         overlay.settled.append(CLEAR_FIELD)
     else:
         overlay.cleared = True
-        return at
-    return above
+        return stamp, at
+    return None
 
 
-def _read_field(overlay: Overlay, name: bytes, value: bytes, above: EntryId) -> None:
+def _read_field(
+    overlay: Overlay,
+    name: bytes,
+    value: bytes,
+    published: Checkpoint,
+    cleared: tuple[bytes, EntryId] | None,
+) -> None:
     try:
-        identity, _, op, *rest = value.split(b" ", 5)
+        identity, stamp, op, *rest = value.split(b" ", 5)
         at = entry_id(identity)
-        if at <= above:
+        before_clear = cleared is not None and cleared[0] == stamp and at <= cleared[1]
+        if before_clear or _is_settled(at, stamp, published):
             overlay.settled.append(name)
         elif op == b"d":
             overlay.deleted.add(name)

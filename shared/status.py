@@ -16,15 +16,19 @@ from redis.asyncio import Redis
 from shared.connections import Pool, reading, redis_errors
 from shared.errors import StoreDown
 from shared.keys import Keys
-from shared.streams import (
+from shared.published import (
+    CHECKPOINT_COLUMNS,
     Checkpoint,
+    checkpoint_of,
+    published_of,
+    read_published,
+)
+from shared.streams import (
     EntryId,
     RawEntry,
     StreamInfo,
     entry_id,
     now_ms_of,
-    published_of,
-    read_published,
     read_range,
     stream_info,
 )
@@ -35,10 +39,7 @@ _PAGE = 2_000
 #: Times the reading starts again because the checkpoint moved under it.
 _ATTEMPTS = 3
 
-_COMMITTED = """
-SELECT shard, incarnation, batch_no, last_ms, last_seq, base, applied, dead, lost, replid
-FROM stream_checkpoints WHERE stream = %s
-"""
+_COMMITTED = f"SELECT shard, {CHECKPOINT_COLUMNS} FROM stream_checkpoints WHERE stream = %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,8 @@ def lag_of(info: StreamInfo, published: Checkpoint | None) -> int | None:
     the mark holds from the first entry on, also where MySQL was never reached.
     """
     if published is not None:
-        return published.base + info.added - published.ordinal
+        # Less than none: Redis lost entries, and no worker has looked yet.
+        return max(published.base + info.added - published.ordinal, 0)
     return info.added if info.added == info.length else None
 
 
@@ -116,13 +118,7 @@ async def read_committed(pool: Pool, stream: str) -> dict[int, Checkpoint]:
     """The checkpoints that MySQL holds: shard -> checkpoint. Raises `Transient`."""
     async with reading(pool) as cursor:
         await cursor.execute(_COMMITTED, (stream,))
-        return {shard: _checkpoint_of(*row) for shard, *row in await cursor.fetchall()}
-
-
-def _checkpoint_of(
-    incarnation: int, batch_no: int, last_ms: int, last_seq: int, *books: Any
-) -> Checkpoint:
-    return Checkpoint(incarnation, batch_no, EntryId(last_ms, last_seq), *books)
+        return {shard: checkpoint_of(row) for shard, *row in await cursor.fetchall()}
 
 
 async def _read_shard(redis: Redis, keys: Keys, stream: str, shard: int) -> ShardStatus:

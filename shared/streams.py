@@ -1,35 +1,32 @@
 """
-The streams' verbs: append a group, read a chunk, publish a checkpoint, trim.
+The streams' verbs: append a group, read a chunk, trim.
 
 What must change together is one script (shared/lua); each says what it keeps.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from shared.connections import redis_errors
 from shared.errors import StoreDown
-from shared.keys import CLEAR_FIELD, Keys, UserKeys
+from shared.keys import Keys, UserKeys, testimonies_of
 
 _LUA = Path(__file__).parent / "lua"
-#: Lua unpacks at most some thousand values at once.
-_FIELDS_PER_CALL = 1_000
-_USERS_PER_CALL = 100
-#: Nobody waits for housekeeping: it leaves room for those that others wait for.
-_BETWEEN_CALLS_S = 0.002
 
 
 def script(name: str) -> str:
     """The text of shared/lua/*name*.lua."""
     return (_LUA / f"{name}.lua").read_text(encoding="utf-8")
+
+
+SEQ_MAX = 2**64 - 1
 
 
 class EntryId(NamedTuple):
@@ -41,35 +38,21 @@ class EntryId(NamedTuple):
     def __str__(self) -> str:
         return f"{self.ms}-{self.seq}"
 
+    def just_before(self) -> EntryId:
+        """The greatest id below this one."""
+        if self.seq:
+            return EntryId(self.ms, self.seq - 1)
+        return EntryId(self.ms - 1, SEQ_MAX) if self.ms else self
+
 
 BEGINNING = EntryId(0, 0)
+#: append.lua takes as many.
+STAMP_CHARACTERS = 8
 
 
 def entry_id(text: bytes) -> EntryId:
     ms, _, seq = text.partition(b"-")
     return EntryId(int(ms), int(seq))
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """One row of `stream_checkpoints`: the position of a shard and its books.
-
-    ordinal = applied + dead + lost: how many entries up to *last* were ever added.
-    *base* is what earlier incarnations of the stream added.
-    """
-
-    incarnation: int = 1
-    batch_no: int = 0
-    last: EntryId = BEGINNING
-    base: int = 0
-    applied: int = 0
-    dead: int = 0
-    lost: int = 0
-    replid: str = ""
-
-    @property
-    def ordinal(self) -> int:
-        return self.applied + self.dead + self.lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +76,10 @@ class Chunk:
     entries: Sequence[RawEntry]
     info: StreamInfo
     now_ms: int
+    #: Which run of which master this is (`stamp_of`).
+    stamp: str
+    #: Do fronts testify that it lost entries (shared/witness.py)?
+    disputed: bool
 
 
 # --- reading ------------------------------------------------------------------
@@ -101,16 +88,24 @@ class Chunk:
 async def read_chunk(redis: Redis, stream: str, after: EntryId, count: int) -> Chunk:
     """Up to *count* entries after *after*, oldest first, and the stream's figures.
 
-    One MULTI, so that 'the read reached the tail' and 'so many were added' speak of
-    the same moment (protocol 11). Raises `StoreDown`.
+    One MULTI, so that 'the read reached the tail', 'so many were added' and 'this master
+    holds it' speak of the same moment (protocol 11, 24). Raises `StoreDown`.
     """
     with redis_errors():
         async with redis.pipeline(transaction=True) as pipe:
             pipe.xread({stream: str(after)}, count=count)
             pipe.xinfo_stream(stream)
             pipe.time()
-            read, about, time = await pipe.execute(raise_on_error=False)
-    return Chunk(_entries_of(read), stream_info(about), now_ms_of(time))
+            pipe.info("replication")
+            pipe.exists(testimonies_of(stream))
+            read, about, time, replication, testimonies = await pipe.execute(raise_on_error=False)
+    return Chunk(
+        entries=_entries_of(read),
+        info=stream_info(about),
+        now_ms=now_ms_of(time),
+        stamp=stamp_of(replication),
+        disputed=testimonies == 1,
+    )
 
 
 async def read_range(
@@ -150,6 +145,19 @@ def stream_info(reply: Any) -> StreamInfo:
     )
 
 
+def stamp_of(replication: Any) -> str:
+    """The stamp of the master that gave INFO's *replication*: how its replication id begins.
+
+    Another run of Redis, and whoever takes over from it, has another one. Raises
+    `StoreDown` for a replica: what it holds may be older than what was acknowledged.
+    """
+    if isinstance(replication, Exception):
+        raise StoreDown(f"Redis: {replication}") from replication
+    if replication.get("role") != "master":
+        raise StoreDown("this Redis is a replica now")
+    return str(replication["master_replid"])[:STAMP_CHARACTERS]
+
+
 def now_ms_of(reply: Any) -> int:
     """TIME's reply in milliseconds."""
     if isinstance(reply, Exception):
@@ -158,115 +166,21 @@ def now_ms_of(reply: Any) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-@dataclass(frozen=True, slots=True)
-class BatchWork:
-    """What one batch took; summed up beside the published checkpoint for metrics."""
-
-    entries: int = 0
-    rows: int = 0
-    write_ms: int = 0
+# --- housekeeping --------------------------------------------------------------
 
 
-# --- published checkpoint -----------------------------------------------------
-
-
-async def publish(
-    redis: Redis,
-    key: str,
-    checkpoint: Checkpoint,
-    token: str,
-    outdated: Iterable[UserKeys] = (),
-    work: BatchWork | None = None,
-) -> bool:
-    """Publish *checkpoint* if it is newer, and drop the cached copies of *outdated* users.
-
-    Both in one script (protocol 16). *token* is a fresh version: a reader that is
-    loading meanwhile must not fill the cache. *work* is added to the shard's figures.
-    False: a later checkpoint is published.
-    """
-    keys = [key]
-    for user in outdated:
-        keys += (user.version, user.cached)
-    done = work or BatchWork()
-    fields: list[Any] = [checkpoint.incarnation, checkpoint.batch_no, token]
-    fields += (done.entries, done.rows, done.write_ms)
-    for name, value in _published_fields(checkpoint).items():
-        fields += (name, value)
-    with redis_errors():
-        return bool(await redis.register_script(script("publish"))(keys, fields))
-
-
-def _published_fields(checkpoint: Checkpoint) -> dict[str, int | str]:
-    return {
-        "last_ms": checkpoint.last.ms,
-        "last_seq": checkpoint.last.seq,
-        "base": checkpoint.base,
-        "ordinal": checkpoint.ordinal,
-        "applied": checkpoint.applied,
-        "dead": checkpoint.dead,
-        "lost": checkpoint.lost,
-        "replid": checkpoint.replid,
-    }
-
-
-def published_of(fields: dict[bytes, bytes]) -> Checkpoint | None:
-    """The checkpoint in a published hash (HGETALL), None where none was published yet."""
-    if b"batch_no" not in fields:
-        return None
-
-    def number(name: bytes) -> int:
-        return int(fields.get(name, b"0"))
-
-    return Checkpoint(
-        incarnation=number(b"incarnation"),
-        batch_no=number(b"batch_no"),
-        last=EntryId(number(b"last_ms"), number(b"last_seq")),
-        base=number(b"base"),
-        applied=number(b"applied"),
-        dead=number(b"dead"),
-        lost=number(b"lost"),
-        replid=fields.get(b"replid", b"").decode(),
-    )
-
-
-async def read_published(redis: Redis, key: str) -> Checkpoint | None:
-    with redis_errors():
-        return published_of(await cast("Awaitable[dict[bytes, bytes]]", redis.hgetall(key)))
-
-
-async def clear_pending(
-    redis: Redis, last: EntryId, written: Iterable[tuple[UserKeys, Sequence[bytes]]]
-) -> None:
-    """Remove the overlay fields in *written* whose entries are at or below *last*.
-
-    Housekeeping: a field left behind does not count (protocol 7). Raises `StoreDown`.
-    """
-    run = redis.register_script(script("clear_pending"))
-    keys: list[str] = []
-    arguments: list[Any] = [last.ms, last.seq]
-    with redis_errors():
-        for user, fields in written:
-            for start in range(0, len(fields), _FIELDS_PER_CALL):
-                part = fields[start : start + _FIELDS_PER_CALL]
-                keys.append(user.pending)
-                arguments += (len(part), *part)
-            if len(keys) >= _USERS_PER_CALL:
-                await run(keys, arguments)
-                keys, arguments = [], [last.ms, last.seq]
-                await asyncio.sleep(_BETWEEN_CALLS_S)
-        if keys:
-            await run(keys, arguments)
-
-
-async def trim(redis: Redis, stream: str, checkpoint: EntryId, keep_after_ms: int) -> int:
+async def trim(
+    redis: Redis, stream: str, stamp: str, checkpoint: EntryId, keep_after_ms: int
+) -> int:
     """Drop entries below both *checkpoint* and *keep_after_ms*; the number dropped.
 
     Exact MINID: never XDEL or MAXLEN, or entries-added minus length would no longer
-    count what was trimmed. Raises `StoreDown`.
+    count what was trimmed. Nothing where another master than *stamp*'s has taken over:
+    ids of its entries say nothing about this checkpoint. Raises `StoreDown`.
     """
     minid = min(checkpoint, EntryId(max(keep_after_ms, 0), 0))
     with redis_errors():
-        return int(await redis.xtrim(stream, minid=str(minid), approximate=False))
+        return int(await redis.register_script(script("trim"))([stream], [stamp, str(minid)]))
 
 
 # --- what appends send --------------------------------------------------------
@@ -288,12 +202,11 @@ class Append:
 
 
 def append_arguments(
-    keys: Keys, stream: str, group: Sequence[Append], not_after_ms: int, stamp: bytes
+    keys: Keys, stream: str, shard: int, group: Sequence[Append], not_after_ms: int
 ) -> tuple[Any, ...]:
-    """KEYS count, KEYS and ARGV of append.lua for the events of one shard."""
-    shard = group[0].shard
+    """KEYS count, KEYS and ARGV of append.lua for the events of one shard, or none."""
     names: list[Any] = [keys.stream(stream, shard), keys.checkpoint(stream, shard)]
-    values: list[Any] = [not_after_ms, stamp]
+    values: list[Any] = [not_after_ms]
     for event in group:
         user = event.user
         names += (user.pending, user.version, user.cached)
@@ -313,29 +226,3 @@ def append_arguments(
 def written_field(source: str, content_id: str) -> bytes:
     """The overlay field and record key of one content."""
     return f"{source}+{content_id}".encode()
-
-
-__all__ = [
-    "BEGINNING",
-    "CLEAR_FIELD",
-    "Append",
-    "BatchWork",
-    "Checkpoint",
-    "Chunk",
-    "EntryId",
-    "RawEntry",
-    "StreamInfo",
-    "append_arguments",
-    "clear_pending",
-    "entry_id",
-    "now_ms_of",
-    "publish",
-    "published_of",
-    "read_chunk",
-    "read_published",
-    "read_range",
-    "script",
-    "stream_info",
-    "trim",
-    "written_field",
-]

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from shared.connections import Pool
 from shared.keys import Keys, shard_of
+from shared.published import BatchWork, Checkpoint
 from shared.settings import Settings
-from shared.streams import BatchWork, Checkpoint
 from tests.fronts import Front, front
 from tests.plays import deps_of, drain_all
 from worker.batches import Batch

@@ -19,8 +19,9 @@ from redis.asyncio import Redis
 from shared.errors import InvalidField, Rewound
 from shared.events import TIME_MS_MAX
 from shared.keys import shard_of
+from shared.published import Checkpoint
 from shared.streams import Chunk, EntryId, RawEntry, StreamInfo, entry_id, read_chunk
-from worker.letters import DeadLetter, body_of, letter_of
+from worker.letters import DeadLetter, body_of, letter_of, stamp_in
 from worker.pace import Limits
 from worker.sinks import Fold, Sink
 
@@ -52,6 +53,10 @@ class Batch:
     at_tail: bool = False
     #: Was an empty stream given a moment to fill?
     waited: bool = False
+    #: The run of Redis that all of it was read from.
+    stamp: str = ""
+    #: Stamps of its entries, where the checkpoint does not know any yet.
+    stamps: set[str] = field(default_factory=set)
     #: The only entry, while there is just one: what to keep if MySQL refuses it.
     only: RawEntry | None = None
 
@@ -75,9 +80,10 @@ class Batch:
 
 
 class BatchReader:
-    """Reads one shard from *after* on, whose ordinal and base are known.
+    """Reads one shard from *checkpoint* on.
 
-    Raises `Rewound` when the stream holds less than it once did.
+    Raises `Rewound` when the stream may hold less than it once did: entries are missing,
+    another master answers, or a front testifies (protocol 24).
     """
 
     def __init__(
@@ -86,14 +92,21 @@ class BatchReader:
         sink: Sink,
         key: str,
         shard: tuple[int, int],
-        position: tuple[EntryId, int, int],
+        checkpoint: Checkpoint,
     ) -> None:
         self._redis = redis
         self._sink = sink
         self._decode, self._username = sink.decode, sink.username
         self._key = key
         self._shard, self._shards = shard
-        self._after, self._ordinal, self._base = position
+        self._after, self._ordinal, self._base = (
+            checkpoint.last,
+            checkpoint.ordinal,
+            checkpoint.base,
+        )
+        self._floor_ms = checkpoint.floor_ms
+        self._stamp = checkpoint.replid
+        self._knows_stamps = bool(checkpoint.stamps)
         self._left: Sequence[RawEntry] = ()
         self._chunk: Chunk | None = None
         self._count = 1_000
@@ -106,6 +119,7 @@ class BatchReader:
         self._own.clear()
         if self._chunk is not None:
             batch.info, batch.now_ms = self._chunk.info, self._chunk.now_ms
+        batch.stamp = self._stamp
         while True:
             if not self._left:
                 await self._read(batch)
@@ -118,7 +132,10 @@ class BatchReader:
 
     async def _read(self, batch: Batch) -> None:
         chunk = await read_chunk(self._redis, self._key, self._after, self._count)
+        if chunk.disputed or chunk.stamp != (self._stamp or chunk.stamp):
+            raise Rewound("fronts saw more entries" if chunk.disputed else "another master answers")
         self._chunk, self._left = chunk, chunk.entries
+        batch.stamp = self._stamp = chunk.stamp
         batch.info, batch.now_ms = chunk.info, chunk.now_ms
         batch.at_tail = len(chunk.entries) < self._count
         batch.lost += self._missing(chunk, at_tail=batch.at_tail)
@@ -171,13 +188,15 @@ class BatchReader:
             batch.entries += taken
             batch.only = entries[0] if batch.entries == 1 else None
             batch.last = self._after = entry_id(entries[taken - 1][0])
+            if not self._knows_stamps:
+                batch.stamps.update(filter(None, map(stamp_in, entries[:taken])))
             self._ordinal += taken
         return taken
 
     def _take_one(self, batch: Batch, entry: RawEntry, *, unfolded: bool) -> bool:
         """Fold one entry in; False if the batch has to close before it."""
         identity, fields = entry
-        ms = int(identity.partition(b"-")[0])
+        ms = max(int(identity.partition(b"-")[0]), self._floor_ms)
         try:
             body, foreign = body_of(fields)
             event = self._decode(body)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from shared.connections import Cursor, Pool, reading
 from shared.errors import CheckpointMoved
-from shared.streams import Checkpoint, EntryId, StreamInfo
+from shared.published import CHECKPOINT_COLUMNS, Checkpoint, checkpoint_of
+from shared.streams import StreamInfo
 
-_COLUMNS = "incarnation, batch_no, last_ms, last_seq, base, applied, dead, lost, replid"
-_LOAD = f"SELECT {_COLUMNS} FROM stream_checkpoints WHERE stream = %s AND shard = %s"
+_LOAD = f"SELECT {CHECKPOINT_COLUMNS} FROM stream_checkpoints WHERE stream = %s AND shard = %s"
 _CREATE = """
 INSERT INTO stream_checkpoints (stream, shard) VALUES (%s, %s)
 ON DUPLICATE KEY UPDATE stream_checkpoints.shard = stream_checkpoints.shard
@@ -22,7 +22,7 @@ ON DUPLICATE KEY UPDATE stream_checkpoints.shard = stream_checkpoints.shard
 _UPDATE = """
 UPDATE stream_checkpoints
 SET incarnation = %s, batch_no = %s, last_ms = %s, last_seq = %s, base = %s,
-    applied = %s, dead = %s, lost = %s, ordinal = %s, replid = %s"""
+    applied = %s, dead = %s, lost = %s, ordinal = %s, replid = %s, stamps = %s, floor_ms = %s"""
 _SEEN = ", seen_added = %s, seen_last_id = %s, seen_at = UTC_TIMESTAMP(3)"
 _WHERE_OLD = """
 WHERE stream = %s AND shard = %s
@@ -64,6 +64,7 @@ async def advance(
     """
     values: list[int | str] = [new.incarnation, new.batch_no, new.last.ms, new.last.seq, new.base]
     values += (new.applied, new.dead, new.lost, new.ordinal, new.replid)
+    values += (",".join(new.stamps), new.floor_ms)
     if info is not None:
         values += (new.base + info.added, str(info.last))
     values += (stream, shard, old.incarnation, old.batch_no, old.last.ms, old.last.seq)
@@ -75,16 +76,4 @@ async def advance(
 async def _read(cursor: Cursor, query: str, stream: str, shard: int) -> Checkpoint | None:
     await cursor.execute(query, (stream, shard))
     row = await cursor.fetchone()
-    if row is None:
-        return None
-    incarnation, batch_no, last_ms, last_seq, base, applied, dead, lost, replid = row
-    return Checkpoint(
-        incarnation=incarnation,
-        batch_no=batch_no,
-        last=EntryId(last_ms, last_seq),
-        base=base,
-        applied=applied,
-        dead=dead,
-        lost=lost,
-        replid=replid,
-    )
+    return None if row is None else checkpoint_of(row)

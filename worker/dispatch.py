@@ -24,7 +24,9 @@ import structlog
 
 from shared.connections import redis_errors
 from shared.errors import MoonwakeError, ShardStopped, StoreDown
-from shared.streams import Checkpoint, StreamInfo, now_ms_of, published_of, stream_info
+from shared.keys import testimonies_of
+from shared.published import Checkpoint, published_of
+from shared.streams import StreamInfo, now_ms_of, stamp_of, stream_info
 from worker import leases
 from worker.deps import Deps
 from worker.drain import ShardDrain
@@ -54,11 +56,24 @@ class ShardState:
     published: Checkpoint | None
     leased: bool
     stopped: bool
+    #: Do fronts testify that it lost entries?
+    disputed: bool
+    #: Of the Redis that told all this.
+    stamp: str
 
     @property
     def waits(self) -> bool:
-        """Are there entries past the published checkpoint?"""
-        return self.published is None or self.info.last > self.published.last
+        """Are there entries past the published checkpoint, or does the stream not fit to it?
+
+        By their number: ids need not grow from one master to the next.
+        """
+        known = self.published
+        return (
+            known is None
+            or self.disputed
+            or known.replid not in {"", self.stamp}
+            or known.base + self.info.added != known.ordinal
+        )
 
 
 @dataclass(slots=True)
@@ -130,23 +145,31 @@ class Dispatcher:
             async with self.deps.redis.pipeline(transaction=False) as pipe:
                 pipe.time()
                 pipe.hgetall(keys.workers)
+                pipe.info("replication")
                 for shard in shards:
                     pipe.xinfo_stream(keys.stream(*shard))
                     pipe.hgetall(keys.checkpoint(*shard))
                     pipe.exists(keys.lease(*shard))
                     pipe.exists(keys.stopped(*shard))
-                now, workers, *replies = await pipe.execute(raise_on_error=False)
-        for reply in (workers, *replies[1::4]):
+                    pipe.exists(testimonies_of(keys.stream(*shard)))
+                now, workers, replication, *replies = await pipe.execute(raise_on_error=False)
+        for reply in (workers, *replies[1::5]):
             if isinstance(reply, Exception):
                 raise StoreDown(f"Redis: {reply}") from reply
+        stamp = stamp_of(replication)
+        told = zip(*[iter(replies)] * 5, strict=True)
         states = {
             shard: ShardState(
-                stream_info(replies[4 * i]),
-                published_of(replies[4 * i + 1]),
-                bool(replies[4 * i + 2]),
-                bool(replies[4 * i + 3]),
+                info=stream_info(about),
+                published=published_of(published),
+                leased=bool(leased),
+                stopped=bool(stopped),
+                disputed=bool(disputed),
+                stamp=stamp,
             )
-            for i, shard in enumerate(shards)
+            for shard, (about, published, leased, stopped, disputed) in zip(
+                shards, told, strict=True
+            )
         }
         reports = {name.decode(): orjson.loads(about) for name, about in workers.items()}
         return now_ms_of(now), reports, states

@@ -27,10 +27,12 @@ from shared.errors import (
     Transient,
 )
 from shared.keys import shard_of
-from shared.streams import BatchWork, Checkpoint, clear_pending, publish, trim
-from worker import checkpoints, rewind, takeover
+from shared.published import BatchWork, Checkpoint, clear_pending, publish
+from shared.streams import trim
+from worker import checkpoints, incidents, rewind, takeover
 from worker.batches import Batch, BatchReader
 from worker.deps import Deps
+from worker.incidents import Cause, Incident
 from worker.letters import insert_letters, refused_letter
 from worker.pace import Pace
 from worker.sinks import Sink
@@ -57,7 +59,8 @@ class ShardDrain:
         self._closing = asyncio.Event()
         self._settling: asyncio.Task[None] | None = None
         self._failures = 0
-        self._rewound = False
+        #: Reading met something that does not fit: look closely before reading on.
+        self._in_doubt = False
         self._log = log.bind(stream=sink.stream, shard=shard)
 
     def stop(self) -> None:
@@ -77,8 +80,9 @@ class ShardDrain:
                 return await self._drain_until(deadline_s)
             except CheckpointMoved as error:
                 self._log.info("checkpoint_moved", detail=str(error))
-            except Rewound:
-                self._rewound = True
+            except Rewound as error:
+                self._log.warning("stream_in_doubt", detail=str(error))
+                self._in_doubt = True
             except StoredRecordIsNewer:
                 self._pace.unfold()
             except DataRefused as error:
@@ -90,11 +94,11 @@ class ShardDrain:
 
     async def _drain_until(self, deadline_s: float) -> bool:
         """The loop: while MySQL works on one batch, the next is read and folded."""
-        if self._rewound:
-            await rewind.open_incarnation(self._deps, self._sink.stream, self._shard)
-            self._rewound = False
         async with asyncio.timeout(SILENCE_MAX_S):
-            checkpoint = await checkpoints.load(self._deps.pool, self._sink.stream, self._shard)
+            checkpoint = await rewind.reconcile(
+                self._deps, self._sink.stream, self._shard, in_doubt=self._in_doubt
+            )
+        self._in_doubt = False
         await takeover.publish_committed(self._deps, self._sink, self._shard, checkpoint)
         reader = self._reader(checkpoint)
         if not self._stopping.is_set():
@@ -121,7 +125,7 @@ class ShardDrain:
             self._sink,
             self._key,
             (self._shard, self._deps.settings.shards),
-            (checkpoint.last, checkpoint.ordinal, checkpoint.base),
+            checkpoint,
         )
 
     def _read_ahead(self, reader: BatchReader) -> asyncio.Task[Batch]:
@@ -173,12 +177,16 @@ class ShardDrain:
             applied=old.applied + batch.entries - len(batch.letters),
             dead=old.dead + len(batch.letters),
             lost=old.lost + batch.lost,
+            replid=batch.stamp,
+            stamps=old.knowing({*batch.stamps, batch.stamp}),
         )
         stream = self._sink.stream
         async with asyncio.timeout(SILENCE_MAX_S), transaction(self._deps.pool) as cursor:
             await checkpoints.advance(cursor, stream, self._shard, old, new, batch.info)
             rows = await self._sink.apply(cursor, batch.fold, self._shard, new)
             await insert_letters(cursor, stream, self._shard, new.incarnation, batch.letters)
+            if batch.lost:
+                await incidents.insert(cursor, stream, self._shard, _trimmed(old, batch))
         return new, rows
 
     def _narrow(self, batch: Batch, error: DataRefused) -> None:
@@ -205,7 +213,7 @@ class ShardDrain:
         touched = sink.touched(batch.fold)
         await clear_pending(
             redis,
-            checkpoint.last,
+            checkpoint,
             ((sink.user_keys(shard, user.username), user.written) for user in touched),
         )
 
@@ -217,7 +225,7 @@ class ShardDrain:
 
     async def _trim(self, checkpoint: Checkpoint, batch: Batch) -> None:
         keep_after_ms = batch.now_ms - self._deps.settings.stream_retention_s * 1000
-        await trim(self._deps.redis, self._key, checkpoint.last, keep_after_ms)
+        await trim(self._deps.redis, self._key, checkpoint.replid, checkpoint.last, keep_after_ms)
 
     async def _tidy(self, checkpoint: Checkpoint, batch: Batch) -> None:
         """An idle shard is trimmed too."""
@@ -241,3 +249,21 @@ class ShardDrain:
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+
+def _trimmed(old: Checkpoint, batch: Batch) -> Incident:
+    """Somebody else removed entries that were never read: exactly so many."""
+    first = batch.info.first
+    return Incident(
+        incarnation=old.incarnation,
+        cause=Cause.TRIMMED,
+        lost=batch.lost,
+        is_exact=True,
+        after=old.last,
+        before=first if first is not None and first > old.last else batch.info.last,
+        position=batch.last,
+        ended_stamp=batch.stamp,
+        stamp=batch.stamp,
+        base=old.base,
+        seen_added=old.base + batch.info.added,
+    )

@@ -96,6 +96,15 @@ def body_of(fields: Sequence[bytes]) -> tuple[bytes, bool]:
     return named[b"d"], b"i" not in named
 
 
+def stamp_in(entry: RawEntry) -> str | None:
+    """The stamp that moonwake's own entries carry; None for another producer's."""
+    fields = entry[1]
+    for name, value in zip(fields[::2], fields[1::2], strict=True):
+        if name == b"i":
+            return value.decode(errors="replace")
+    return None
+
+
 def pack_fields(fields: Sequence[bytes]) -> bytes:
     """Field names and values one after the other, each as length:bytes, (netstrings)."""
     return b"".join(b"%d:%b," % (len(value), value) for value in fields)

@@ -18,7 +18,7 @@ from shared.connections import transaction
 from shared.errors import DataRefused, InvalidField, StoreDown, Transient
 from shared.events import TIME_MS_MAX
 from shared.keys import shard_of
-from shared.streams import Checkpoint
+from shared.published import Checkpoint
 from worker import checkpoints, kept_letters
 from worker.deps import Deps
 from worker.kept_letters import Letter, LetterKey

@@ -14,16 +14,8 @@ from collections.abc import AsyncIterator
 from shared.connections import Pool, reading
 from shared.errors import InvalidField
 from shared.keys import shard_of
-from shared.streams import (
-    Checkpoint,
-    EntryId,
-    RawEntry,
-    clear_pending,
-    entry_id,
-    publish,
-    read_published,
-    read_range,
-)
+from shared.published import Checkpoint, clear_pending, publish, read_published
+from shared.streams import EntryId, RawEntry, entry_id, read_range
 from worker.deps import Deps
 from worker.letters import body_of, username_in
 from worker.sinks import Sink, Touched
@@ -41,8 +33,12 @@ async def publish_committed(deps: Deps, sink: Sink, shard: int, committed: Check
     key = deps.keys.checkpoint(sink.stream, shard)
     published = await read_published(deps.redis, key)
     known = published or Checkpoint(incarnation=0, batch_no=0)
-    if (known.incarnation, known.batch_no) >= (committed.incarnation, committed.batch_no):
+    if known.number >= committed.number:
         return False
+    if known.incarnation != committed.incarnation:
+        # Copies are filled for an incarnation: none of this one can exist.
+        await publish(deps.redis, key, committed, uuid.uuid4().hex)
+        return True
     touched = [user async for user in _touched_between(deps, sink, shard, known, committed)]
     names = {user.username for user in touched}
     replayed = await _replayed(deps.pool, sink.stream, known.batch_no)
@@ -51,7 +47,7 @@ async def publish_committed(deps: Deps, sink: Sink, shard: int, committed: Check
     await publish(deps.redis, key, committed, uuid.uuid4().hex, keys)
     await clear_pending(
         deps.redis,
-        committed.last,
+        committed,
         ((sink.user_keys(shard, user.username), user.written) for user in touched),
     )
     return True

@@ -2,10 +2,11 @@
 -- cached copy change together (protocol 2, 3, 4).
 --
 -- KEYS[1] stream, KEYS[2] published checkpoint, then per event: pending, version, cached.
--- ARGV[1] not-after (ms, this server's clock), ARGV[2] incarnation stamp, then per event:
+-- ARGV[1] not-after (ms, this server's clock), then per event:
 --   op (s, d, c), record key, original_episodes or '', total_episodes, '1' if the
 --   record has its own save_time, offset of the record in the body, body.
--- Returns {entries added or -1 if too late, now (ms), then per event its id or '!' .. error}.
+-- Returns {entries added or -1 if too late, now (ms), stamp ('': a replica), published incarnation or 0,
+--   last id, then per event its id or '!' .. error}.
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -13,9 +14,17 @@ if now_ms > tonumber(ARGV[1]) then
   return {-1, now_ms}
 end
 
-local stream, stamp = KEYS[1], ARGV[2]
-local published = redis.call('HMGET', KEYS[2], 'last_ms', 'last_seq')
+local stream = KEYS[1]
+-- The server says itself which run of which master it is: whoever asked before may have
+-- asked another one, and an entry with an old stamp may be taken for an old entry.
+local replication = redis.call('INFO', 'replication')
+local stamp = ''
+if string.find(replication, 'role:master', 1, true) then
+  stamp = string.match(replication, 'master_replid:(%w%w%w%w%w%w%w%w)')
+end
+local published = redis.call('HMGET', KEYS[2], 'last_ms', 'last_seq', 'stamps', 'incarnation')
 local published_ms, published_seq = published[1] or '0', published[2] or '0'
+local known_stamps = published[3] or ''
 
 -- Positions are pairs of 64-bit numbers: a Lua number would round them, and as text
 -- '9' is greater than '10'. Without leading zeros the longer one is the greater one.
@@ -26,8 +35,10 @@ end
 
 local function is_pending(value)
   if not value then return false end
-  local ms, seq = string.match(value, '^(%d+)-(%d+) ')
+  local ms, seq, by = string.match(value, '^(%d+)-(%d+) (%w+) ')
   if not ms then return false end -- damaged: the entry must not fail for it
+  -- Of an incarnation that no checkpoint knows of yet: ids do not compare.
+  if known_stamps ~= '' and not string.find(known_stamps, by, 1, true) then return true end
   if ms ~= published_ms then return greater(ms, published_ms) end
   return greater(seq, published_seq)
 end
@@ -79,14 +90,14 @@ end
 local write = {s = save, d = delete, c = clear}
 
 local function append(number)
-  local at, key = 3 + 7 * number, 3 + 3 * number
+  local at, key = 2 + 7 * number, 3 + 3 * number
   local id = redis.call('XADD', stream, '*', 'd', ARGV[at + 6], 'i', stamp)
   write[ARGV[at]](id, KEYS[key], KEYS[key + 2], at)
   redis.call('SET', KEYS[key + 1], id)
   return id
 end
 
-local replies = {-1, now_ms}
+local replies = {0, now_ms, stamp, tonumber(published[4] or 0), '0-0'}
 for number = 0, (#KEYS - 2) / 3 - 1 do
   -- An error in the middle is not rolled back: each event gets its own answer.
   local done, answer = pcall(append, number)
@@ -98,5 +109,6 @@ end
 local about = redis.pcall('XINFO', 'STREAM', stream)
 for i = 1, #about, 2 do
   if about[i] == 'entries-added' then replies[1] = about[i + 1] end
+  if about[i] == 'last-generated-id' then replies[5] = about[i + 1] end
 end
 return replies

@@ -11,9 +11,10 @@ from redis.asyncio import Redis
 
 from shared.connections import Pool
 from shared.keys import shard_of
+from shared.published import read_published
 from shared.settings import Settings
 from shared.status import PENDING_READ_MAX, ShardStatus, read_committed, read_status
-from shared.streams import EntryId, read_published, read_range
+from shared.streams import EntryId, read_range
 from tests.fronts import Front, front
 from tests.plays import STREAM, add_foreign, deps_of, drain_all, record
 from tests.plays import save as save_event

@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 from shared.connections import Pool, open_mysql, open_redis
 from shared.errors import CheckpointMoved, InvalidField
 from shared.events import Event
+from shared.published import publish, read_published
 from shared.settings import Settings
-from shared.streams import publish, read_published
 from tests.integration.test_poison import refusing
 from tests.mysql_state import books
 from tests.plays import add_foreign, clear, delete, deps_of, drain_all, rows, save
@@ -258,9 +258,8 @@ async def test_a_batch_folded_before_a_replay_is_fenced_out(deps: Deps) -> None:
     await add_foreign(deps.settings, deps.redis, [(f"{AT + 60_000}-0", save("ann", play_time=30))])
     old = await checkpoints.load(deps.pool, "plays", ANN)
     sink = PlaysSink(deps.settings)
-    position = (old.last, old.ordinal, old.base)
     stream = deps.keys.stream("plays", ANN)
-    reader = BatchReader(deps.redis, sink, stream, (ANN, deps.settings.shards), position)
+    reader = BatchReader(deps.redis, sink, stream, (ANN, deps.settings.shards), old)
     batch = await reader.next_batch(Pace(deps.settings).limits, asyncio.Event())
 
     await do_replay(deps, key)

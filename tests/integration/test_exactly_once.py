@@ -18,8 +18,9 @@ from redis.asyncio import Redis
 import worker.drain
 from shared.connections import Cursor, Pool, transaction
 from shared.errors import CheckpointMoved
+from shared.published import Checkpoint, read_published
 from shared.settings import Settings
-from shared.streams import BEGINNING, entry_id, read_published
+from shared.streams import entry_id
 from tests.event_strategies import timed_events
 from tests.mysql_state import assert_mysql_equals, books
 from tests.oracle import Oracle
@@ -162,7 +163,7 @@ async def test_two_workers_with_different_batches_apply_each_event_once(deps: De
 
 
 def reader_of(deps: Deps, sink: PlaysSink) -> BatchReader:
-    return BatchReader(deps.redis, sink, deps.keys.stream("plays", 0), (0, 1), (BEGINNING, 0, 0))
+    return BatchReader(deps.redis, sink, deps.keys.stream("plays", 0), (0, 1), Checkpoint())
 
 
 async def test_a_zombie_whose_position_repeats_is_refused_by_the_batch_number(deps: Deps) -> None:

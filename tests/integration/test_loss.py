@@ -10,8 +10,9 @@ from redis.asyncio import Redis
 
 from shared.connections import Pool
 from shared.errors import CheckpointMoved
+from shared.published import read_published
 from shared.settings import Settings
-from shared.streams import entry_id, read_published
+from shared.streams import entry_id
 from tests.mysql_state import assert_mysql_equals, books
 from tests.plays import STREAM, add_foreign, append, deps_of, drain_all, rows, save
 from tests.taps import tapped
@@ -122,7 +123,7 @@ async def test_a_zombies_false_gap_is_not_written_down(deps: Deps) -> None:
     await append_many(deps, 10)
     old = await checkpoints.load(deps.pool, STREAM, 0)
     sink = PlaysSink(deps.settings)
-    zombie = BatchReader(deps.redis, sink, stream_of(deps), (0, 1), (old.last, 0, 0))
+    zombie = BatchReader(deps.redis, sink, stream_of(deps), (0, 1), old)
     await drain_all(deps)
     await deps.redis.xtrim(stream_of(deps), maxlen=1, approximate=False)
     batch = await zombie.next_batch(Pace(deps.settings).limits, asyncio.Event())
@@ -228,7 +229,7 @@ async def test_a_rewind_that_was_dealt_with_is_not_dealt_with_again(deps: Deps) 
     await drain_all(deps)
     settled = await checkpoints.load(deps.pool, STREAM, 0)
 
-    await rewind.open_incarnation(deps, STREAM, 0)
+    await rewind.reconcile(deps, STREAM, 0, in_doubt=True)
 
     assert 2 == settled.incarnation
     assert settled == await checkpoints.load(deps.pool, STREAM, 0)

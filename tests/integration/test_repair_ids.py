@@ -16,8 +16,9 @@ from ops.attention import attention
 from ops.doctor import examine
 from ops.overview import look
 from shared.connections import Pool
+from shared.published import read_published
 from shared.settings import Settings
-from shared.streams import now_ms_of, read_published
+from shared.streams import now_ms_of
 from tests.commands import moonwake
 from tests.mysql_state import books
 from tests.plays import add_foreign, append, deps_of, drain_all, rows, save

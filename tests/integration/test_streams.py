@@ -9,19 +9,8 @@ from redis.asyncio import Redis
 
 from shared.errors import StoreDown
 from shared.keys import Keys
-from shared.streams import (
-    BEGINNING,
-    BatchWork,
-    Checkpoint,
-    EntryId,
-    clear_pending,
-    publish,
-    read_chunk,
-    read_published,
-    read_range,
-    stream_info,
-    trim,
-)
+from shared.published import BatchWork, Checkpoint, clear_pending, publish, read_published
+from shared.streams import BEGINNING, EntryId, read_chunk, read_range, stamp_of, stream_info, trim
 
 STREAM, CHECKPOINT = "{0}:s", "{0}:checkpoint"
 #: Above 2^53, where Lua's numbers begin to round, and of different lengths.
@@ -97,6 +86,10 @@ def test_a_server_without_entries_added_is_refused() -> None:
 # --- trimming ----------------------------------------------------------------------
 
 
+async def stamp(redis: Redis) -> str:
+    return stamp_of(await redis.info("replication"))
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "keep_after_ms", "left"),
     [
@@ -114,7 +107,7 @@ async def test_what_is_not_applied_or_not_old_enough_is_never_trimmed(
     """
     await add(redis, "1-1", "2-1", "3-1", "4-1", "5-1")
 
-    trimmed = await trim(redis, STREAM, checkpoint, keep_after_ms)
+    trimmed = await trim(redis, STREAM, await stamp(redis), checkpoint, keep_after_ms)
 
     assert left == [identity for identity, _ in await redis.xrange(STREAM)]
     assert 5 - len(left) == trimmed
@@ -129,7 +122,7 @@ async def test_a_trim_removes_any_number_at_once(redis: Redis) -> None:
             pipe.xadd(STREAM, {"d": "x"}, id=f"{number}-0")
         await pipe.execute()
 
-    assert 12_000 == await trim(redis, STREAM, EntryId(12_001, 0), 20_000)
+    assert 12_000 == await trim(redis, STREAM, await stamp(redis), EntryId(12_001, 0), 20_000)
 
 
 # --- publishing --------------------------------------------------------------------
@@ -228,7 +221,7 @@ async def test_an_overlay_field_goes_when_its_entry_is_committed(
     """
     await redis.hset(ANN.pending, "s+1", f"{at} stamp d")  # type: ignore[misc]
 
-    await clear_pending(redis, EntryId(100, 5), [(ANN, [b"s+1"])])
+    await clear_pending(redis, Checkpoint(last=EntryId(100, 5)), [(ANN, [b"s+1"])])
 
     assert stays is bool(await redis.hexists(ANN.pending, "s+1"))  # type: ignore[misc]
 
@@ -241,7 +234,7 @@ async def test_big_positions_are_compared_exactly(redis: Redis) -> None:
         ANN.pending, mapping={"s+1": f"{BIG}-1 x d", "s+2": f"{BIG + 1}-1 x d"}
     )
 
-    await clear_pending(redis, EntryId(BIG, 1), [(ANN, [b"s+1", b"s+2"])])
+    await clear_pending(redis, Checkpoint(last=EntryId(BIG, 1)), [(ANN, [b"s+1", b"s+2"])])
 
     assert [b"s+2"] == await redis.hkeys(ANN.pending)  # type: ignore[misc]
 
@@ -259,7 +252,7 @@ async def test_only_the_named_fields_of_the_named_users_go(redis: Redis) -> None
         await pipe.execute()
     written: list[tuple[Any, list[bytes]]] = [(user, [b"s+1", b"absent"]) for user in users]
 
-    await clear_pending(redis, EntryId(1, 1), [*written, (ANN, fields)])
+    await clear_pending(redis, Checkpoint(last=EntryId(1, 1)), [*written, (ANN, fields)])
 
     for user in (users[0], users[-1], ANN):
         assert [b"kept"] == await redis.hkeys(user.pending)  # type: ignore[misc]

@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 import worker.drain
 from shared.connections import Pool
 from shared.keys import UserKeys
+from shared.published import Checkpoint, publish, read_published
 from shared.settings import Settings
-from shared.streams import Checkpoint, publish, read_published
 from tests.mysql_state import books
 from tests.plays import STREAM, add_foreign, append, deps_of, drain_all, save
 from tests.waiting import until

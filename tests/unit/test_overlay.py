@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from shared.overlay import merge, read_overlay
+from shared.published import Checkpoint
 from shared.streams import BEGINNING, EntryId
 
 
@@ -22,7 +23,7 @@ def views(
     published: EntryId = BEGINNING,
 ) -> dict[str, Any]:
     """What a read returns for an overlay over *stored*."""
-    merged = merge(stored or {}, read_overlay(fields, published))
+    merged = merge(stored or {}, read_overlay(fields, Checkpoint(last=published)))
     return {name.decode(): orjson.loads(value.partition(b" ")[2]) for name, value in merged.items()}
 
 
@@ -45,7 +46,7 @@ def test_a_field_counts_only_above_the_published_checkpoint(
     at: str, published: EntryId, counts: bool
 ) -> None:
     """Positions compare as pairs of whole numbers, never as text and never rounded."""
-    overlay = read_overlay({b"s+1": saved(at)}, published)
+    overlay = read_overlay({b"s+1": saved(at)}, Checkpoint(last=published))
 
     assert counts == (b"s+1" in overlay.saved)
     assert counts == (overlay.settled == [])
@@ -110,7 +111,7 @@ def test_the_time_of_a_save_is_the_client_s_or_the_entry_s() -> None:
 )
 def test_a_damaged_field_is_told_and_does_not_count(value: bytes) -> None:
     """Neither a save nor a clear comes out of it."""
-    overlay = read_overlay({b"s+1": value, b"clear": value}, BEGINNING)
+    overlay = read_overlay({b"s+1": value, b"clear": value}, Checkpoint())
 
     assert [b"clear", b"s+1"] == overlay.damaged
     assert {"s+1": STORED[b"s+1"]} == views({b"s+1": value, b"clear": value}, STORED)

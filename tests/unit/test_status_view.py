@@ -11,8 +11,9 @@ from rich.console import Console
 from ops.overview import Overview, Shard
 from ops.status_view import document, render
 from ops.workers import Worker
+from shared.published import Checkpoint
 from shared.status import ShardStatus, Work
-from shared.streams import Checkpoint, EntryId, StreamInfo
+from shared.streams import EntryId, StreamInfo
 
 NOW_MS = 1_795_367_827_280
 WORKER = Worker(

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from shared.connections import Cursor
 from shared.keys import UserKeys
-from shared.streams import Checkpoint
+from shared.published import Checkpoint
 
 
 class Fold(Protocol):

@@ -15,8 +15,9 @@ from shared.connections import Cursor
 from shared.errors import StoredRecordIsNewer
 from shared.events import Event
 from shared.keys import CLEAR_FIELD, Keys, UserKeys
+from shared.published import Checkpoint
 from shared.settings import Settings
-from shared.streams import Checkpoint, written_field
+from shared.streams import written_field
 from worker.ahead import ahead, begun
 from worker.sinks import Touched
 from worker.sinks.folding import FoldedKey, Key, PlayFold, days_in

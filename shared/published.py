@@ -1,0 +1,198 @@
+"""
+A shard's checkpoint, and its published copy in Redis: what readers and fronts go by.
+
+The row in MySQL is the truth; whoever commits publishes it afterwards (protocol 16).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis.asyncio import Redis
+
+from shared.connections import redis_errors
+from shared.keys import UserKeys
+from shared.streams import BEGINNING, EntryId, script
+
+#: Lua unpacks at most some thousand values at once.
+_FIELDS_PER_CALL = 1_000
+_USERS_PER_CALL = 100
+#: Nobody waits for housekeeping: it leaves room for those that others wait for.
+_BETWEEN_CALLS_S = 0.002
+#: Stamps that a checkpoint remembers. Entries and overlay fields of older incarnations
+#: are settled long since.
+STAMPS_MAX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One row of `stream_checkpoints`: the position of a shard and its books.
+
+    ordinal = applied + dead + lost: how many entries up to *last* were ever added.
+    *base* is what earlier incarnations of the stream added, *replid* the stamp of the
+    server that holds this one, *stamps* every stamp known up to *last* (protocol 24).
+    """
+
+    incarnation: int = 1
+    batch_no: int = 0
+    last: EntryId = BEGINNING
+    base: int = 0
+    applied: int = 0
+    dead: int = 0
+    lost: int = 0
+    replid: str = ""
+    stamps: tuple[str, ...] = ()
+    #: Entries are dated at least this (Unix ms): after a rewind the clock of a new master
+    #: may be behind that of the old one, and the last write wins all the same.
+    floor_ms: int = 0
+
+    @property
+    def ordinal(self) -> int:
+        return self.applied + self.dead + self.lost
+
+    @property
+    def number(self) -> tuple[int, int]:
+        """(incarnation, batch number): grows with every commit of the shard."""
+        return (self.incarnation, self.batch_no)
+
+    def knowing(self, stamps: Iterable[str]) -> tuple[str, ...]:
+        """Its stamps and the new ones of *stamps*, the newest last."""
+        known = [*self.stamps, *sorted(stamp for stamp in stamps if stamp not in self.stamps)]
+        return tuple(known[-STAMPS_MAX:])
+
+
+#: The columns of `stream_checkpoints` that `checkpoint_of` takes.
+CHECKPOINT_COLUMNS = (
+    "incarnation, batch_no, last_ms, last_seq, base, applied, dead, lost, replid, stamps, floor_ms"
+)
+
+
+def checkpoint_of(row: Sequence[Any]) -> Checkpoint:
+    """The checkpoint in a row of `CHECKPOINT_COLUMNS`."""
+    incarnation, batch_no, last_ms, last_seq, base, applied, dead, lost, replid, *others = row
+    stamps, floor_ms = others
+    return Checkpoint(
+        incarnation=incarnation,
+        batch_no=batch_no,
+        last=EntryId(last_ms, last_seq),
+        base=base,
+        applied=applied,
+        dead=dead,
+        lost=lost,
+        replid=replid,
+        stamps=stamps_of(stamps),
+        floor_ms=floor_ms,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchWork:
+    """What one batch took; summed up beside the published checkpoint for metrics."""
+
+    entries: int = 0
+    rows: int = 0
+    write_ms: int = 0
+
+
+async def publish(
+    redis: Redis,
+    key: str,
+    checkpoint: Checkpoint,
+    token: str,
+    outdated: Iterable[UserKeys] = (),
+    work: BatchWork | None = None,
+) -> bool:
+    """Publish *checkpoint* if it is newer, and drop the cached copies of *outdated* users.
+
+    Both in one script (protocol 16). *token* is a fresh version: a reader that is
+    loading meanwhile must not fill the cache. *work* is added to the shard's figures.
+    False: a later checkpoint is published.
+    """
+    keys = [key]
+    for user in outdated:
+        keys += (user.version, user.cached)
+    done = work or BatchWork()
+    fields: list[Any] = [checkpoint.incarnation, checkpoint.batch_no, token]
+    fields += (done.entries, done.rows, done.write_ms)
+    for name, value in _published_fields(checkpoint).items():
+        fields += (name, value)
+    with redis_errors():
+        return bool(await redis.register_script(script("publish"))(keys, fields))
+
+
+def _published_fields(checkpoint: Checkpoint) -> dict[str, int | str]:
+    return {
+        "last_ms": checkpoint.last.ms,
+        "last_seq": checkpoint.last.seq,
+        "base": checkpoint.base,
+        "ordinal": checkpoint.ordinal,
+        "applied": checkpoint.applied,
+        "dead": checkpoint.dead,
+        "lost": checkpoint.lost,
+        "replid": checkpoint.replid,
+        "stamps": ",".join(checkpoint.stamps),
+        "floor_ms": checkpoint.floor_ms,
+    }
+
+
+def published_of(fields: dict[bytes, bytes]) -> Checkpoint | None:
+    """The checkpoint in a published hash (HGETALL), None where none was published yet."""
+    if b"batch_no" not in fields:
+        return None
+
+    def number(name: bytes) -> int:
+        return int(fields.get(name, b"0"))
+
+    return Checkpoint(
+        incarnation=number(b"incarnation"),
+        batch_no=number(b"batch_no"),
+        last=EntryId(number(b"last_ms"), number(b"last_seq")),
+        base=number(b"base"),
+        applied=number(b"applied"),
+        dead=number(b"dead"),
+        lost=number(b"lost"),
+        replid=fields.get(b"replid", b"").decode(),
+        stamps=stamps_of(fields.get(b"stamps", b"").decode()),
+        floor_ms=number(b"floor_ms"),
+    )
+
+
+def stamps_of(text: str) -> tuple[str, ...]:
+    """The stamps in *text*, which holds them separated by commas."""
+    return tuple(text.split(",")) if text else ()
+
+
+async def read_published(redis: Redis, key: str) -> Checkpoint | None:
+    with redis_errors():
+        return published_of(await cast("Awaitable[dict[bytes, bytes]]", redis.hgetall(key)))
+
+
+# --- what it makes superfluous -------------------------------------------------
+
+
+async def clear_pending(
+    redis: Redis, upto: Checkpoint, written: Iterable[tuple[UserKeys, Sequence[bytes]]]
+) -> None:
+    """Remove the overlay fields in *written* that *upto* proves to be in MySQL.
+
+    Housekeeping: a field left behind does not count (protocol 7). Raises `StoreDown`.
+    """
+    run = redis.register_script(script("clear_pending"))
+    keys: list[str] = []
+    position = (upto.last.ms, upto.last.seq, ",".join(upto.stamps))
+    arguments: list[Any] = [*position]
+    with redis_errors():
+        for user, fields in written:
+            for start in range(0, len(fields), _FIELDS_PER_CALL):
+                part = fields[start : start + _FIELDS_PER_CALL]
+                keys.append(user.pending)
+                arguments += (len(part), *part)
+            if len(keys) >= _USERS_PER_CALL:
+                await run(keys, arguments)
+                keys, arguments = [], [*position]
+                await asyncio.sleep(_BETWEEN_CALLS_S)
+        if keys:
+            await run(keys, arguments)

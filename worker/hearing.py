@@ -1,0 +1,151 @@
+"""
+What the fronts' testimonies come to: how much was acknowledged, and whether all is known.
+
+A front that was frozen or far away testifies late; its incident is amended then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from shared.connections import Cursor, transaction
+from shared.errors import CheckpointMoved
+from shared.published import Checkpoint
+from shared.streams import BEGINNING, EntryId
+from shared.witness import Testimony, forget_testimonies
+from worker import checkpoints, incidents
+from worker.deps import Deps
+from worker.incidents import Incident
+
+log = structlog.get_logger()
+
+#: A front that never testifies: the count stays 'at least'.
+_NOBODY = "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """The testimonies about the end of one incarnation."""
+
+    base: int
+    #: Those whose numbers are of that incarnation.
+    told: tuple[Testimony, ...]
+    #: Those that only show that more happened than anybody counted.
+    unclear: tuple[Testimony, ...]
+
+    @classmethod
+    def of(cls, testimonies: Iterable[Testimony], ended: Checkpoint) -> Hearing:
+        """Those of *testimonies* that speak of *ended* or of nothing that is known."""
+        told: list[Testimony] = []
+        unclear: list[Testimony] = []
+        for each in testimonies:
+            seen = each.sighting
+            is_first = ended.batch_no == 0 and seen.incarnation == 0
+            if each.again or (seen.incarnation == 0 and not is_first):
+                unclear.append(each)
+            elif is_first or seen.incarnation == ended.incarnation:
+                (told if ended.replid in {"", seen.stamp} else unclear).append(each)
+        return cls(ended.base, tuple(told), tuple(unclear))
+
+    @property
+    def all(self) -> tuple[Testimony, ...]:
+        return self.told + self.unclear
+
+    @property
+    def added(self) -> int:
+        """The highest ordinal that anybody saw, 0 where nobody testified."""
+        return max((self.base + each.sighting.added for each in self.told), default=0)
+
+    @property
+    def last(self) -> EntryId:
+        """The last id that anybody saw."""
+        return max((each.sighting.last for each in self.told), default=BEGINNING)
+
+    @property
+    def stamps(self) -> set[str]:
+        """The runs of Redis that they saw: one, but before the first batch."""
+        return {each.sighting.stamp for each in self.told}
+
+    @property
+    def stamp(self) -> str:
+        return min(self.stamps, default="")
+
+    @property
+    def heard(self) -> frozenset[str]:
+        return frozenset(each.front for each in self.told)
+
+    @property
+    def expected(self) -> frozenset[str]:
+        """Whose testimony it takes to know all that was acknowledged."""
+        nobody = {_NOBODY} if self.unclear else set()
+        return frozenset(nobody.union(*(each.fronts for each in self.told)))
+
+    @property
+    def is_complete(self) -> bool:
+        return bool(self.heard) and self.expected <= self.heard
+
+
+async def hear_late(
+    deps: Deps, stream: str, shard: int, committed: Checkpoint, late: Sequence[Testimony]
+) -> Checkpoint:
+    """Amend what was counted before these testimonies came; the checkpoint afterwards.
+
+    Raises `CheckpointMoved` if another worker is ahead.
+    """
+    new = committed
+    async with transaction(deps.pool) as cursor:
+        if await checkpoints.lock(cursor, stream, shard) != committed:
+            raise CheckpointMoved(f"{stream} shard {shard}")
+        for incarnation in sorted({each.sighting.incarnation for each in late}):
+            about = [each for each in late if each.sighting.incarnation == incarnation]
+            more = await _amend(cursor, stream, shard, incarnation, about)
+            new = replace(new, base=new.base + more, lost=new.lost + more)
+        if new != committed:
+            new = replace(new, batch_no=new.batch_no + 1)
+            await checkpoints.advance(cursor, stream, shard, committed, new, None)
+    await forget_testimonies(deps.redis, deps.keys.stream(stream, shard), late)
+    return new
+
+
+async def _amend(
+    cursor: Cursor, stream: str, shard: int, incarnation: int, late: Sequence[Testimony]
+) -> int:
+    """Add *late* to the incident that ended *incarnation*; how many more entries are lost."""
+    old = await incidents.find_end(cursor, stream, shard, incarnation)
+    told = [
+        each
+        for each in late
+        if old is not None and not each.again and each.sighting.stamp == old.ended_stamp
+    ]
+    if old is None or not told:
+        log.warning("testimony_unclear", stream=stream, shard=shard, incarnation=incarnation)
+        return 0
+    new = _amended(old, told)
+    if new != old:
+        await incidents.amend(cursor, stream, shard, old, new)
+        log.error(
+            "incident_amended",
+            stream=stream,
+            shard=shard,
+            incarnation=incarnation,
+            lost=new.lost,
+            exact=new.is_exact,
+        )
+    return new.lost - old.lost
+
+
+def _amended(old: Incident, told: Sequence[Testimony]) -> Incident:
+    heard = old.heard | {each.front for each in told}
+    expected = old.expected.union(*(each.fronts for each in told))
+    seen_added = max(old.seen_added, *(old.base + each.sighting.added for each in told))
+    return replace(
+        old,
+        lost=old.lost + seen_added - old.seen_added,
+        is_exact=old.is_exact or expected <= heard,
+        seen_added=seen_added,
+        heard=heard,
+        expected=expected,
+    )

@@ -1,0 +1,72 @@
+"""What a stream retains, read from its start: where the entries of a new incarnation begin."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from redis.asyncio import Redis
+
+from shared.errors import StoreDown
+from shared.streams import BEGINNING, EntryId, RawEntry, StreamInfo, entry_id, read_chunk
+from worker.letters import stamp_in
+
+_PAGE = 4_000
+
+
+@dataclass(slots=True)
+class Retained:
+    """A stream's entries, counted; *info* and *stamp* are of the moment its end was read.
+
+    New are the first entry with a stamp that was not known and all that follow it: a
+    stream's order is that of time, whatever its ids are.
+    """
+
+    stamp: str = ""
+    info: StreamInfo = field(default_factory=StreamInfo)
+    entries: int = 0
+    new: int = 0
+    #: Not new, and past the position.
+    waiting: int = 0
+    #: All that are past the position, and those of them that somebody saw before.
+    later: int = 0
+    seen: int = 0
+    first: EntryId | None = None
+    first_new: EntryId | None = None
+    stamps: set[str] = field(default_factory=set)
+
+    def count(
+        self, entry: RawEntry, position: EntryId, known: Collection[str], seen: EntryId
+    ) -> None:
+        at, stamp = entry_id(entry[0]), stamp_in(entry)
+        if stamp is not None:
+            self.stamps.add(stamp)
+        if self.first_new is None and stamp is not None and stamp not in known:
+            self.first_new = at
+        self.first = self.first or at
+        self.entries += 1
+        self.later += at > position
+        self.seen += position < at <= seen
+        if self.first_new is not None:
+            self.new += 1
+        else:
+            self.waiting += at > position
+
+
+async def read_retained(
+    redis: Redis, stream: str, position: EntryId, *, known: Collection[str], seen: EntryId
+) -> Retained:
+    """Read the whole *stream*: *known* are the stamps of what is applied, *seen* is the last
+    id that anybody saw. Raises `StoreDown`, also when the master changes meanwhile."""
+    retained, after = Retained(), BEGINNING
+    while True:
+        chunk = await read_chunk(redis, stream, after, _PAGE)
+        if chunk.stamp != (retained.stamp or chunk.stamp):
+            raise StoreDown("another master answers")
+        retained.stamp = chunk.stamp
+        for entry in chunk.entries:
+            retained.count(entry, position, known, seen)
+        if len(chunk.entries) < _PAGE:
+            retained.info = chunk.info
+            return retained
+        after = entry_id(chunk.entries[-1][0])
