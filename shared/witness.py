@@ -36,8 +36,8 @@ FRONT_LIVES_MS = 10_000
 class Sighting:
     """What one append script told of a stream, all of one moment.
 
-    *stamp* is the server's, *incarnation* the published one's number (0: none is
-    published), *added* the entries ever added and *last* the last one's id.
+    *stamp* is the server's, *incarnation* the published one's number, *added* the entries
+    ever added and *last* the last one's id.
     """
 
     stamp: str
@@ -99,7 +99,7 @@ class Witness:
         self._looked_s[shard] = time.monotonic()
 
     def _note_loss(self, shard: int, before: Sighting, seen: Sighting) -> None:
-        again = self._testified.get(shard) == before.incarnation
+        again = before.incarnation <= self._testified.get(shard, 0)
         self._testified[shard] = before.incarnation
         log.warning(
             "stream_in_doubt",

@@ -42,12 +42,12 @@ class Hearing:
         told: list[Testimony] = []
         unclear: list[Testimony] = []
         for each in testimonies:
-            seen = each.sighting
-            is_first = ended.batch_no == 0 and seen.incarnation == 0
-            if each.again or (seen.incarnation == 0 and not is_first):
+            of_this = each.sighting.incarnation == ended.incarnation
+            of_its_master = ended.replid in {"", each.sighting.stamp}
+            if of_this and of_its_master and not each.again:
+                told.append(each)
+            elif of_this or of_its_master or each.again:
                 unclear.append(each)
-            elif is_first or seen.incarnation == ended.incarnation:
-                (told if ended.replid in {"", seen.stamp} else unclear).append(each)
         return cls(ended.base, tuple(told), tuple(unclear))
 
     @property

@@ -14,6 +14,14 @@ from worker.letters import stamp_in
 _PAGE = 4_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    position: EntryId
+    stamps: Collection[str]
+    later_stamps: Collection[str]
+    seen: EntryId
+
+
 @dataclass(slots=True)
 class Retained:
     """A stream's entries, counted; *info* and *stamp* are of the moment its end was read.
@@ -31,22 +39,24 @@ class Retained:
     #: All that are past the position, and those of them that somebody saw before.
     later: int = 0
     seen: int = 0
+    #: From the first on whose stamp nobody knew, not even a published checkpoint.
+    latest: int = 0
     first: EntryId | None = None
     first_new: EntryId | None = None
     stamps: set[str] = field(default_factory=set)
 
-    def count(
-        self, entry: RawEntry, position: EntryId, known: Collection[str], seen: EntryId
-    ) -> None:
-        at, stamp = entry_id(entry[0]), stamp_in(entry)
+    def count(self, entry: RawEntry, against: _Known) -> None:
+        at, stamp, position = entry_id(entry[0]), stamp_in(entry), against.position
         if stamp is not None:
             self.stamps.add(stamp)
-        if self.first_new is None and stamp is not None and stamp not in known:
+        if self.first_new is None and stamp is not None and stamp not in against.stamps:
             self.first_new = at
         self.first = self.first or at
         self.entries += 1
         self.later += at > position
-        self.seen += position < at <= seen
+        self.seen += position < at <= against.seen
+        if self.latest or (stamp is not None and stamp not in against.later_stamps):
+            self.latest += 1
         if self.first_new is not None:
             self.new += 1
         else:
@@ -54,10 +64,21 @@ class Retained:
 
 
 async def read_retained(
-    redis: Redis, stream: str, position: EntryId, *, known: Collection[str], seen: EntryId
+    redis: Redis,
+    stream: str,
+    position: EntryId,
+    *,
+    known: Collection[str],
+    known_later: Collection[str],
+    seen: EntryId,
 ) -> Retained:
-    """Read the whole *stream*: *known* are the stamps of what is applied, *seen* is the last
-    id that anybody saw. Raises `StoreDown`, also when the master changes meanwhile."""
+    """Read the whole *stream*.
+
+    *known* are the stamps up to *position*, *known_later* those of the last published
+    checkpoint, *seen* is the last id that anybody saw. Raises `StoreDown`, also when the
+    master changes meanwhile.
+    """
+    against = _Known(position, known, known_later, seen)
     retained, after = Retained(), BEGINNING
     while True:
         chunk = await read_chunk(redis, stream, after, _PAGE)
@@ -65,7 +86,7 @@ async def read_retained(
             raise StoreDown("another master answers")
         retained.stamp = chunk.stamp
         for entry in chunk.entries:
-            retained.count(entry, position, known, seen)
+            retained.count(entry, against)
         if len(chunk.entries) < _PAGE:
             retained.info = chunk.info
             return retained

@@ -65,6 +65,7 @@ async def reconcile(deps: Deps, stream: str, shard: int, *, in_doubt: bool = Fal
             deps.keys.stream(stream, shard),
             committed.last,
             known=committed.stamps or hearing.stamps - {view.stamp},
+            known_later=ended.stamps or hearing.stamps - {view.stamp},
             seen=max(seen_last, hearing.last),
         )
         if cause is None and _falls_short(committed, retained):
@@ -187,11 +188,12 @@ class _Loss:
         return retained.waiting + retained.new
 
     @property
-    def _from_before(self) -> int:
-        """Those of the readable entries that the incarnation that ended had."""
+    def _new(self) -> int:
+        """Those of the readable entries that the incarnation that ended did not have."""
+        retained = self.retained
         if self.cause is Cause.RECREATED:
-            return 0 if self.begins_anew else self.retained.seen
-        return self.retained.waiting
+            return retained.entries if self.begins_anew else retained.later - retained.seen
+        return retained.latest
 
     @property
     def ended_at(self) -> int:
@@ -199,12 +201,12 @@ class _Loss:
         known = max(self.seen_added, self.ended.ordinal, self.committed.ordinal)
         if self.cause is Cause.RECREATED:
             return known
-        survived = self.ended.base + self.retained.info.added - self.retained.new
+        survived = self.ended.base + self.retained.info.added - self._new
         return max(known, survived)
 
     @property
     def lost(self) -> int:
-        return max(0, self.ended_at - self.committed.ordinal - self._from_before)
+        return max(0, self.ended_at + self._new - self.committed.ordinal - self.readable)
 
 
 async def _open_incarnation(

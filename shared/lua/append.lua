@@ -5,8 +5,8 @@
 -- ARGV[1] not-after (ms, this server's clock), then per event:
 --   op (s, d, c), record key, original_episodes or '', total_episodes, '1' if the
 --   record has its own save_time, offset of the record in the body, body.
--- Returns {entries added or -1 if too late, now (ms), stamp ('': a replica), published incarnation or 0,
---   last id, then per event its id or '!' .. error}.
+-- Returns {entries added or -1 if too late, now (ms), stamp ('': a replica), published incarnation
+--   (1 where none is), last id, then per event its id or '!' .. error}.
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -97,7 +97,7 @@ local function append(number)
   return id
 end
 
-local replies = {0, now_ms, stamp, tonumber(published[4] or 0), '0-0'}
+local replies = {0, now_ms, stamp, tonumber(published[4] or 1), '0-0'}
 for number = 0, (#KEYS - 2) / 3 - 1 do
   -- An error in the middle is not rolled back: each event gets its own answer.
   local done, answer = pcall(append, number)

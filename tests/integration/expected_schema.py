@@ -145,9 +145,9 @@ TABLES = {
         "expected json not null",
         "detected_at datetime(3) not null default now(3)",
         "amended_at datetime(3)",
-        "unique PRIMARY (id)",
         "index idx_detected_at (detected_at)",
         "index idx_stream_shard_incarnation (stream,shard,incarnation)",
+        "unique PRIMARY (id)",
     ],
     "instance_settings": [
         "name varchar(64) bin not null",

@@ -1,0 +1,489 @@
+"""What happens when Redis forgets what it acknowledged: counted, and nothing else is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import pytest
+from redis.asyncio import Redis
+
+from shared.appends import AppendConnection
+from shared.connections import Pool
+from shared.published import read_published
+from shared.settings import Settings
+from shared.streams import trim
+from shared.witness import Witness
+from tests.fronts import front
+from tests.mysql_state import books
+from tests.pasts import RedisPast, back_up, incidents, promote, restore
+from tests.plays import STREAM, append_of, delete, deps_of, drain_all, record, rows, save
+from worker import checkpoints
+from worker.deps import Deps
+from worker.drain import ShardDrain
+from worker.sinks.plays import PlaysSink
+
+
+@dataclass(slots=True)
+class Site:
+    """One shard of plays, and a front that appends to it and remembers."""
+
+    deps: Deps
+    witness: Witness
+    connection: AppendConnection
+
+    @property
+    def stream(self) -> str:
+        return self.deps.keys.stream(STREAM, 0)
+
+    async def append(self, *given: dict[str, Any]) -> None:
+        made = [append_of(self.deps.keys, 1, event) for event in given]
+        [refusals] = await self.connection.append([made])
+        assert refusals == [None] * len(made)
+
+    async def plays(self, events: int, user: str = "ann") -> None:
+        """So many plays of so many contents: each counts one play."""
+        await self.append(*(save(user, f"{number:05}") for number in range(events)))
+
+    async def drain(self) -> None:
+        await drain_all(self.deps)
+
+    async def drain_one_batch(self, entries: int) -> None:
+        limited = replace(
+            self.deps, settings=replace(self.deps.settings, batch_max_entries=entries)
+        )
+        await ShardDrain(limited, PlaysSink(limited.settings), 0).run(slice_s=0)
+
+    async def testify(self) -> None:
+        await self.witness.report(self.deps.redis, self.deps.keys, STREAM)
+
+    async def notice(self) -> None:
+        """The front looks at the stream again, and says what it finds missing."""
+        for shard in self.witness.due(()):
+            assert shard == 0
+        self.witness._looked_s.clear()
+        await self.connection.append([])
+        await self.testify()
+
+    async def books(self) -> tuple[int, int, int, int]:
+        return await books(self.deps.pool)
+
+    async def counted_plays(self) -> int:
+        [(count,)] = await rows(
+            self.deps.pool, "SELECT CAST(COALESCE(SUM(play_count), 0) AS SIGNED) FROM content_stats"
+        )
+        return int(count)
+
+
+@asynccontextmanager
+async def site_of(deps: Deps) -> AsyncIterator[Site]:
+    witness = Witness(shards=1)
+    site = Site(deps, witness, AppendConnection(deps.redis, deps.keys, STREAM, witness=witness))
+    try:
+        await site.testify()
+        yield site
+    finally:
+        await site.connection.close()
+
+
+@pytest.fixture(name="deps")
+def _deps(migrated: Settings, redis: Redis, pool: Pool) -> Deps:
+    settings = replace(migrated, shards=1, flush_interval_ms=0, stream_retention_s=3600)
+    return deps_of(settings, redis, pool)
+
+
+@pytest.fixture(name="site")
+async def _site(deps: Deps) -> AsyncIterator[Site]:
+    async with site_of(deps) as site:
+        yield site
+
+
+@pytest.fixture(name="other")
+async def _other(deps: Deps) -> AsyncIterator[Site]:
+    """A second front."""
+    async with site_of(deps) as site:
+        yield site
+
+
+async def add_with_ids(site: Site, ids: Sequence[str], user: str = "ann") -> None:
+    """Entries of moonwake's own with chosen ids: those of a master whose clock is ahead."""
+    replication = await site.deps.redis.info("replication")
+    stamp = str(replication["master_replid"])[:8]
+    for number, identity in enumerate(ids):
+        body = orjson.dumps(save(user, f"ahead{number}"))
+        await site.deps.redis.xadd(site.stream, {"d": body, "i": stamp}, id=identity)
+
+
+async def ahead(site: Site, by_ms: int) -> int:
+    seconds, _ = await site.deps.redis.time()
+    return int(seconds) * 1000 + by_ms
+
+
+# --- failover ----------------------------------------------------------------------
+
+
+async def test_a_tail_that_no_worker_read_is_lost_exactly(site: Site) -> None:
+    """
+    The replica lacked 4 of 10; the front knows that it had 10 acknowledged.
+    """
+    await site.plays(6)
+    past = await RedisPast.of(site.deps.redis)
+    await site.plays(4, "bob")
+    await past.take_over()
+    await site.notice()
+
+    await site.drain()
+    await site.plays(3, "cat")
+    await site.drain()
+
+    assert [("master_changed", 4, True)] == await incidents(site.deps.pool)
+    assert (13, 9, 0, 4) == await site.books()
+    assert 9 == await site.counted_plays()
+
+
+async def test_a_tail_that_was_applied_already_is_no_loss(site: Site) -> None:
+    """
+    MySQL has it; only what comes after it counts, once.
+    """
+    await site.plays(6)
+    past = await RedisPast.of(site.deps.redis)
+    await site.plays(4, "bob")
+    await site.drain()
+    await past.take_over()
+    await site.plays(3, "cat")
+    await site.testify()
+
+    await site.drain()
+
+    assert [("master_changed", 0, True)] == await incidents(site.deps.pool)
+    assert (13, 13, 0, 0) == await site.books()
+    assert 13 == await site.counted_plays()
+
+
+@pytest.mark.parametrize("lost", [0, 5])
+async def test_new_entries_with_ids_below_the_checkpoint_are_applied(site: Site, lost: int) -> None:
+    """
+    The old master's clock was 30 s ahead: ids say nothing, stamps do.
+    """
+    start_ms = await ahead(site, 30_000)
+    await site.plays(2)
+    past = await RedisPast.of(site.deps.redis)
+    await add_with_ids(site, [f"{start_ms + n}-0" for n in range(4)], "bob")
+    await site.drain()
+    await add_with_ids(site, [f"{start_ms + 100 + n}-0" for n in range(lost)], "dan")
+    await past.take_over()
+    await site.plays(3, "cat")
+    before = await site.deps.redis.xrange(site.stream)
+
+    await site.drain()
+    await site.plays(2, "eve")
+    await site.drain()
+
+    assert 5 == len(before)  # two that the replica had, and three that are new
+    assert 11 == await site.counted_plays()
+    committed = await checkpoints.load(site.deps.pool, STREAM, 0)
+    assert (2, 11) == (committed.incarnation, committed.applied)
+    after = await site.deps.redis.xrange(site.stream)
+    assert after[-1][0] > f"{start_ms}".encode()
+
+
+async def test_the_last_acknowledged_write_wins_though_the_clock_is_behind(site: Site) -> None:
+    """
+    The new master's time is before that of the record it replaces.
+    """
+    past = await RedisPast.of(site.deps.redis)
+    start_ms = await ahead(site, 30_000)
+    await add_with_ids(site, [f"{start_ms}-0"])
+    await site.drain()
+    await past.take_over()
+    await site.append(save("ann", "ahead0", play_time=777), save("ann", "other"))
+    await site.append(delete("ann", "other"))
+
+    await site.drain()
+
+    assert [("ahead0", 777)] == await rows(
+        site.deps.pool, "SELECT content_id, play_time FROM play_records"
+    )
+
+
+async def test_a_restart_that_lost_nothing_is_told_as_exactly_nothing(site: Site) -> None:
+    """
+    Another replication id, every entry still there: what waits is applied.
+    """
+    await site.plays(5)
+    await site.drain_one_batch(2)
+    await promote(site.deps.redis)
+    await site.notice()
+
+    await site.drain()
+
+    assert [("master_changed", 0, True)] == await incidents(site.deps.pool)
+    assert (5, 5, 0, 0) == await site.books()
+
+
+async def test_two_failovers_that_no_worker_saw_between_are_at_least_counted(site: Site) -> None:
+    """
+    Of the second one nobody can tell how much the first had left.
+    """
+    await site.plays(6)
+    await site.drain()
+    first = await RedisPast.of(site.deps.redis)
+    await site.plays(4, "bob")
+    await first.take_over()
+    await site.plays(3, "cat")
+    second = await RedisPast.of(site.deps.redis)
+    await site.plays(2, "dan")
+    await second.take_over()
+    await site.plays(1, "eve")
+    await site.testify()
+
+    await site.drain()
+
+    [(cause, lost, exact)] = await incidents(site.deps.pool)
+    assert ("master_changed", False) == (cause, exact)
+    assert 4 <= lost <= 6
+    assert 10 == await site.counted_plays()
+
+
+async def test_before_the_first_batch_a_loss_is_counted_too(site: Site) -> None:
+    """
+    MySQL knows nothing of the stream yet: the fronts alone do.
+    """
+    await site.plays(2)
+    past = await RedisPast.of(site.deps.redis)
+    await site.plays(3, "bob")
+    await past.take_over()
+    await site.plays(1, "cat")
+    await site.testify()
+
+    await site.drain()
+
+    assert [("master_changed", 3, True)] == await incidents(site.deps.pool)
+    assert (6, 3, 0, 3) == await site.books()
+    assert 3 == await site.counted_plays()
+
+
+async def test_a_worker_that_missed_the_failover_trims_nothing(site: Site) -> None:
+    """
+    An id below its checkpoint may be that of a new entry.
+    """
+    await site.plays(3)
+    await site.drain()
+    zombie = await checkpoints.load(site.deps.pool, STREAM, 0)
+    await promote(site.deps.redis)
+
+    await trim(site.deps.redis, site.stream, zombie.replid, zombie.last, 2**60)
+
+    assert 3 == await site.deps.redis.xlen(site.stream)
+
+
+# --- emptied ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["FLUSHALL", "DEL"])
+async def test_what_is_deleted_before_it_was_read_is_lost_exactly(site: Site, how: str) -> None:
+    """
+    The front saw 10, 4 of them are in MySQL.
+    """
+    await site.plays(4)
+    await site.drain()
+    await site.plays(6, "bob")
+    if how == "FLUSHALL":
+        await site.deps.redis.flushall()
+    else:
+        await site.deps.redis.delete(site.stream)
+    await site.plays(2, "cat")
+    await site.testify()
+
+    await site.drain()
+
+    assert [("recreated", 6, True)] == await incidents(site.deps.pool)
+    assert (12, 6, 0, 6) == await site.books()
+    assert 6 == await site.counted_plays()
+
+
+async def test_a_front_that_died_leaves_a_count_of_at_least(site: Site, other: Site) -> None:
+    """
+    It may have acknowledged what nobody else saw.
+    """
+    await site.testify()  # knows of the other now
+    await site.plays(4)
+    await site.deps.redis.flushall()
+    await site.plays(1, "cat")
+    await site.testify()
+
+    await site.drain()
+
+    assert [("recreated", 4, False)] == await incidents(site.deps.pool)
+
+
+async def test_a_front_that_testifies_late_amends_the_count(site: Site, other: Site) -> None:
+    """
+    It was frozen while the loss was counted: its own appends are added, and all is known.
+    """
+    await site.testify()
+    await site.plays(4)
+    await other.plays(3, "bob")
+    await site.deps.redis.flushall()
+    await site.plays(1, "cat")
+    await site.testify()
+    await site.drain()
+    first = await incidents(site.deps.pool)
+
+    await other.notice()
+    await site.drain()
+    await site.plays(2, "dan")
+    await site.drain()
+
+    assert [("recreated", 4, False)] == first
+    assert [("recreated", 7, True)] == await incidents(site.deps.pool)
+    assert (10, 3, 0, 7) == await site.books()
+    assert [] == await site.deps.redis.keys("*testimonies")
+
+
+async def test_a_flush_under_a_clock_that_went_back_loses_nothing_new(site: Site) -> None:
+    """
+    Ids begin below the checkpoint again, under the same master: nothing of it is applied.
+    """
+    start_ms = await ahead(site, 3_600_000)
+    await add_with_ids(site, [f"{start_ms + n}-0" for n in range(6)], "bob")
+    await site.drain()
+    await site.deps.redis.flushall()
+    await site.plays(3, "cat")
+
+    await site.drain()
+
+    assert (9, 9, 0, 0) == await site.books()
+    assert 9 == await site.counted_plays()
+
+
+# --- a stranger trims ------------------------------------------------------------------
+
+
+async def test_what_a_stranger_trims_is_an_incident_of_its_own(site: Site) -> None:
+    """
+    Exactly so many, between the checkpoint and the first that is left.
+    """
+    await site.plays(2)
+    await site.drain()
+    await site.plays(5, "bob")
+    entries = await site.deps.redis.xrange(site.stream)
+    await site.deps.redis.xtrim(site.stream, maxlen=2, approximate=False)
+
+    await site.drain()
+
+    assert [("trimmed", 3, True)] == await incidents(site.deps.pool)
+    [(after, before)] = await rows(site.deps.pool, "SELECT after_id, before_id FROM incidents")
+    assert (entries[1][0], entries[5][0]) == (after.encode(), before.encode())
+    assert (7, 4, 0, 3) == await site.books()
+
+
+# --- MySQL restored --------------------------------------------------------------------
+
+
+async def test_a_restored_backup_is_brought_up_to_date_by_what_is_retained(site: Site) -> None:
+    """
+    Redis still has every entry since the backup: each is applied, to the backup's rows.
+    """
+    await site.plays(3)
+    await site.drain()
+    await back_up(site.deps.pool)
+    await site.plays(4, "bob")
+    await site.drain()
+    await restore(site.deps.pool)
+    await site.plays(2, "cat")
+
+    await site.drain()
+
+    assert [("mysql_restored", 0, True)] == await incidents(site.deps.pool)
+    assert (9, 9, 0, 0) == await site.books()
+    assert 9 == await site.counted_plays()
+    published = await read_published(site.deps.redis, site.deps.keys.checkpoint(STREAM, 0))
+    assert published == await checkpoints.load(site.deps.pool, STREAM, 0)
+
+
+async def test_what_a_restored_backup_lacks_and_redis_no_longer_has_is_counted(site: Site) -> None:
+    """
+    It was applied, trimmed, and is gone with the database: exactly so many.
+    """
+    await site.plays(3)
+    await site.drain()
+    await back_up(site.deps.pool)
+    await site.plays(4, "bob")
+    await site.drain()
+    await site.deps.redis.xtrim(site.stream, maxlen=1, approximate=False)
+    await site.plays(2, "cat")
+    await restore(site.deps.pool)
+
+    await site.drain()
+
+    assert [("mysql_restored", 3, True)] == await incidents(site.deps.pool)
+    assert (9, 6, 0, 3) == await site.books()
+    assert 6 == await site.counted_plays()
+
+
+async def test_a_backup_from_before_a_failover_is_brought_up_to_date_too(site: Site) -> None:
+    """
+    Its incarnation is over; stamps tell which entries it cannot have.
+    """
+    await site.plays(3)
+    await site.drain()
+    await back_up(site.deps.pool)
+    past = await RedisPast.of(site.deps.redis)
+    await site.plays(2, "bob")
+    await site.drain()
+    await past.take_over()
+    await site.plays(4, "cat")
+    await site.testify()
+    await site.drain()
+    await restore(site.deps.pool)
+    await site.plays(1, "dan")
+
+    await site.drain()
+
+    [(cause, lost, exact)] = await incidents(site.deps.pool)
+    assert ("mysql_restored", 2, True) == (cause, lost, exact)
+    assert 8 == await site.counted_plays()
+    assert (10, 8, 0, 2) == await site.books()
+
+
+# --- readers ------------------------------------------------------------------------------
+
+
+async def test_an_acknowledged_write_is_shown_before_any_worker_saw_the_failover(
+    site: Site,
+) -> None:
+    """
+    Its id is below the published checkpoint; its stamp tells that it is pending.
+    """
+    start_ms = await ahead(site, 30_000)
+    await add_with_ids(site, [f"{start_ms}-0"], "ann")
+    await site.drain()
+    await promote(site.deps.redis)
+    published = await site.deps.redis.hgetall(site.deps.keys.checkpoint(STREAM, 0))  # type: ignore[misc]
+    await site.deps.redis.delete(site.stream)
+
+    async with front(site.deps.settings) as it:
+        assert 200 == (await it.save("ann", "s+new", record(play_time=5))).status_code
+        assert published == await site.deps.redis.hgetall(site.deps.keys.checkpoint(STREAM, 0))  # type: ignore[misc]
+        assert 5 == (await it.records("ann"))["s+new"]["play_time"]
+
+
+async def test_a_copy_of_the_past_is_not_shown_once_the_loss_is_counted(site: Site) -> None:
+    """
+    The replica's cached copy lacks what MySQL has.
+    """
+    async with front(site.deps.settings) as it:
+        await it.save("ann", "s+1", record(play_time=1))
+        assert 1 == (await it.records("ann"))["s+1"]["play_time"]
+        past = await RedisPast.of(site.deps.redis)
+        await it.save("ann", "s+1", record(play_time=2))
+        await site.drain()
+        await past.take_over()
+
+        await site.drain()
+
+        assert 2 == (await it.records("ann"))["s+1"]["play_time"]
