@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from bench import draining, freshness, ingest, report
+from bench import acks, draining, freshness, ingest, report
 from bench.servers import Lab, RunFailed, running_lab
 from ops.programs import Flavour
 from shared.errors import MoonwakeError
 
+Measure = Callable[[Lab], list[report.Result]]
 console = Console(highlight=False, width=120)
 
 
@@ -21,6 +22,7 @@ class Benchmark(StrEnum):
     """What can be measured alone."""
 
     INGEST = "ingest"
+    ACK = "ack"
     DRAIN = "drain"
     COALESCING = "coalescing"
     MEMORY = "memory"
@@ -44,16 +46,7 @@ def main(
     quick: Annotated[bool, typer.Option(help="A tenth of the work: to see that it runs.")] = False,
 ) -> None:
     """Measure, print a table and keep bench/results/latest.json (not when --quick or --only)."""
-    rounds, scale = (2, 10) if quick else (5, 1)
-    chosen = only or list(Benchmark)
-    drains = [name.value for name in chosen if name in _DRAINS]
-    measures: list[Callable[[Lab], list[report.Result]]] = []
-    if Benchmark.INGEST in chosen:
-        measures.append(lambda lab: ingest.measure(lab, rounds, duration_s=1 if quick else 6))
-    if drains:
-        measures.append(lambda lab: draining.measure(lab, rounds, scale, drains))
-    if Benchmark.FRESHNESS in chosen:
-        measures.append(lambda lab: freshness.measure(lab, rounds, round_s=2 if quick else 6))
+    measures = _measures(only or list(Benchmark), quick=quick)
     results: list[report.Result] = []
     versions: dict[str, str] = {}
     try:
@@ -70,6 +63,21 @@ def main(
         report.write(results, versions)
     if strict and not all(result.is_met for result in results):
         raise typer.Exit(1)
+
+
+def _measures(chosen: Sequence[Benchmark], *, quick: bool) -> list[Measure]:
+    rounds, scale = (2, 10) if quick else (5, 1)
+    drains = [name.value for name in chosen if name in _DRAINS]
+    measures: list[Measure] = []
+    if Benchmark.INGEST in chosen:
+        measures.append(lambda lab: ingest.measure(lab, rounds, duration_s=1 if quick else 6))
+    if Benchmark.ACK in chosen:
+        measures.append(lambda lab: acks.measure(lab, rounds, duration_s=1 if quick else 6))
+    if drains:
+        measures.append(lambda lab: draining.measure(lab, rounds, scale, drains))
+    if Benchmark.FRESHNESS in chosen:
+        measures.append(lambda lab: freshness.measure(lab, rounds, round_s=2 if quick else 6))
+    return measures
 
 
 if __name__ == "__main__":

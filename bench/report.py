@@ -82,18 +82,28 @@ def write(results: Sequence[Result], versions: Mapping[str, str], path: Path = L
     """Keep *results* as JSON, with what they were measured on."""
     path.parent.mkdir(exist_ok=True)
     document = {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": _fact("cpuinfo", "model name"),
-            "processors": os.cpu_count(),
-            "memory": _fact("meminfo", "MemTotal"),
-            "system": f"{platform.system()} {platform.machine()}",
-            "Python": platform.python_version(),
-            **versions,
-        },
+        "measured_at": now(),
+        "machine": machine(versions),
         "results": [result.document() for result in results],
     }
     path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def now() -> str:
+    """The time a document of results carries."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def machine(versions: Mapping[str, str]) -> dict[str, object]:
+    """What the figures were measured on."""
+    return {
+        "processor": _fact("cpuinfo", "model name"),
+        "processors": os.cpu_count(),
+        "memory": _fact("meminfo", "MemTotal"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        **versions,
+    }
 
 
 def show(results: Sequence[Result], console: Console) -> None:

@@ -40,7 +40,7 @@ class Lab:
     def __init__(self, directory: Path, mysql: MysqlServer, redis: RedisServer) -> None:
         self.directory = directory
         self.mysql = mysql
-        self._redis_server = redis
+        self.redis_server = redis
         self.redis: Redis = Redis.from_url(redis.url)
 
     def environ(self, database: str = "moonwake", **more: str) -> dict[str, str]:
@@ -53,7 +53,7 @@ class Lab:
             "MYSQL_USER": account.user,
             "MYSQL_PASSWORD": account.password,
             "MYSQL_DATABASE": database,
-            "REDIS_URL": self._redis_server.url,
+            "REDIS_URL": self.redis_server.url,
             **OWNER,
             **more,
         }

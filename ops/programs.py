@@ -14,6 +14,8 @@ from shared.errors import MoonwakeError
 
 #: Debian keeps servers out of an ordinary user's PATH.
 SERVER_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/sbin", "/usr/libexec")
+#: The first Redis that has it.
+WAITAOF_SINCE = (7, 2)
 
 
 class ProgramMissing(MoonwakeError):
@@ -62,6 +64,25 @@ def _is_redis(program: Sequence[str]) -> bool:
         [program[1], "--version"], executable=program[0], capture_output=True, check=False
     )
     return b"server v=" in told.stdout
+
+
+def find_newer_redis(root: str | None) -> Path | None:
+    """The chroot directory *root* of a Redis with WAITAOF, None if that of this machine has it.
+
+    Raises `ProgramMissing`.
+    """
+    if root:
+        if Path(root, "usr/bin/redis-server").exists():
+            return Path(root).resolve()
+        raise ProgramMissing(f"{root} holds no /usr/bin/redis-server")
+    program, called = find_redis()
+    told = subprocess.run(
+        [called, "--version"], executable=program, capture_output=True, text=True, check=False
+    )
+    version = told.stdout.partition("v=")[2].split(" ")[0]
+    if tuple(int(part) for part in version.split(".")[:2]) < WAITAOF_SINCE:
+        raise ProgramMissing(f"Redis {version} has no WAITAOF: `make test-mysql` installs a newer")
+    return None
 
 
 def find_mysql() -> MysqlProgram:

@@ -67,9 +67,9 @@ async def promise_on(connection: Connection, level: str, *, wary: bool = False) 
     if level == FSYNC:
         # A millisecond, whatever it answers: only an error tells something.
         questions: list[Command] = [("WAITAOF", 1, 0, 1), _CONFIG_GET, _INFO_AOF]
-        return _fsynced(*await exchange(connection, questions), wary=wary)
+        return fsync_promise(*await exchange(connection, questions), wary=wary)
     if level == REPLICA:
-        return _replicated(*await exchange(connection, [("INFO", "replication")]))
+        return replica_promise(*await exchange(connection, [("INFO", "replication")]))
     return IN_MEMORY
 
 
@@ -106,7 +106,11 @@ async def prove(redis: Redis, level: str, probe_key: str) -> Promise:
 # --- fsync ------------------------------------------------------------------------
 
 
-def _fsynced(waitaof: Any, config: Any, info: Any, *, wary: bool) -> Promise:
+def fsync_promise(waitaof: Any, config: Any, info: Any, *, wary: bool = False) -> Promise:
+    """From the replies, errors among them, to WAITAOF, CONFIG GET and INFO persistence.
+
+    Raises `AckUnmet` or `StoreDown`.
+    """
     if not isinstance(waitaof, Exception):
         return _BY_WAITAOF
     about = fields_of(info)
@@ -180,7 +184,8 @@ _UNCHECKED = Promise(
 _SEE_TO_REPLICA = "see to its replica: REPLICAOF there, and master_link_status:up in its INFO"
 
 
-def _replicated(info: Any) -> Promise:
+def replica_promise(info: Any) -> Promise:
+    """From the reply to INFO replication. Raises `AckUnmet` or `StoreDown`."""
     about = fields_of(info)
     if about.get("role") != "master":
         raise AckUnmet(REPLICA, "it is a replica itself", "point REDIS_URL to the master")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from ops.programs import find_redis
-from ops.redis_server import IN_ROOT, RedisServer
+from ops.programs import ProgramMissing, find_newer_redis
+from ops.redis_server import RedisServer
 from shared.connections import open_redis
 from shared.settings import Settings, from_env
 from tests.servers import running_redis
 from tests.waiting import until
 
-#: The first with WAITAOF.
-NEWER = (7, 2)
 #: Login of a user to whom CONFIG is denied, as hosted servers do.
 HOSTED = "hosted:hosted-secret"
 
@@ -42,22 +39,11 @@ def settings_on(server: RedisServer, level: str, **more: str) -> Settings:
 
 
 def newer_redis_root() -> Path | None:
-    """The chroot directory of a Redis with WAITAOF, None if that on PATH has it; skips the test."""
-    root = os.environ.get("MOONWAKE_REDIS_ROOT")
-    if root and Path(root, IN_ROOT[1:]).exists():
-        return Path(root).resolve()
-    if not _has_waitaof():
-        pytest.skip("no Redis 7.2 or later: `make test-mysql` installs one and runs this")
-    return None
-
-
-def _has_waitaof() -> bool:
-    program, called = find_redis()
-    told = subprocess.run(
-        [called, "--version"], executable=program, capture_output=True, text=True, check=True
-    )
-    version = told.stdout.partition("v=")[2].split()[0]
-    return tuple(int(part) for part in version.split(".")[:2]) >= NEWER
+    """`find_newer_redis`; skips the test where there is none."""
+    try:
+        return find_newer_redis(os.environ.get("MOONWAKE_REDIS_ROOT"))
+    except ProgramMissing as missing:
+        pytest.skip(str(missing))
 
 
 @asynccontextmanager

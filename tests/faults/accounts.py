@@ -14,8 +14,8 @@ SELECT shard, incarnation, last_ms, last_seq, base, ordinal, applied, dead, lost
 FROM stream_checkpoints WHERE stream = %s
 """
 _INCIDENTS = """
-SELECT shard, incarnation, cause, lost, exact, after_id, before_id
-FROM incidents WHERE stream = %s
+SELECT id, shard, incarnation, cause, lost, exact, after_id, before_id
+FROM incidents WHERE stream = %s ORDER BY id
 """
 _LETTERS = "SELECT shard, entry_id FROM dead_letters WHERE stream = %s"
 
@@ -42,11 +42,9 @@ async def accounts(pool: Pool) -> dict[int, Account]:
 
 async def incidents(pool: Pool) -> list[Incident]:
     """Every loss and every new incarnation that moonwake has written down."""
-    if not await rows(pool, "SHOW TABLES LIKE 'incidents'"):
-        return []
     return [
-        Incident(shard, incarnation, cause, lost, bool(exact), _id(after), _id(before))
-        for shard, incarnation, cause, lost, exact, after, before in await rows(
+        Incident(number, shard, incarnation, cause, lost, bool(exact), _id(after), _id(before))
+        for number, shard, incarnation, cause, lost, exact, after, before in await rows(
             pool, _INCIDENTS, STREAM
         )
     ]

@@ -12,6 +12,7 @@ _PATTERNS = (
     "usr/lib64/faketime/libfaketime.so.1",
     "usr/local/lib/faketime/libfaketime.so.1",
 )
+_SHARED_MEMORY = Path("/dev/shm")
 #: The library reads its file again when what it knows is older than this.
 CACHED_S = 1
 
@@ -42,8 +43,6 @@ class FakeClock:
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": str(CACHED_S),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            # Shared memory serves families of processes, and outlives a SIGKILL.
-            "FAKETIME_DISABLE_SHM": "1",
         }
 
     def shift(self, ahead_s: int) -> None:
@@ -51,3 +50,8 @@ class FakeClock:
         fresh = self._file.with_suffix(".new")
         fresh.write_text(f"{ahead_s:+d}\n")
         fresh.replace(self._file)
+
+    def forget(self, pid: int) -> None:
+        """Remove what the library leaves of a process that was killed."""
+        for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
+            (_SHARED_MEMORY / name).unlink(missing_ok=True)

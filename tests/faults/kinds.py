@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tests.faults.failovers
 import tests.faults.mysql_faults
 import tests.faults.process_faults
-import tests.faults.redis_faults  # noqa: F401 -- importing them makes their faults known
+import tests.faults.redis_faults
+import tests.faults.redis_losses  # noqa: F401 -- importing them makes their faults known
 from tests.faults.fault import Fault, NotInjected, known
 
 

@@ -31,10 +31,10 @@ def losses_of(
 ) -> Losses:
     """Judge every incident by what is gone, and everything that is gone by the incidents."""
     found = Losses()
-    left = {incident.key: incident for incident in incidents}
+    left = {incident.id: incident for incident in incidents}
     for number, rewind in enumerate(rewinds, start=1):
         for shard in rewind.shards:
-            told = [left.pop(key) for key in sorted(rewind.incidents[shard]) if key in left]
+            told = [left.pop(each) for each in sorted(rewind.incidents[shard]) if each in left]
             where = f"rewind {number}, shard {shard}"
             _judge(found, where, rewind.gone(shard), told, acknowledged)
     for incident in left.values():
@@ -53,9 +53,7 @@ def _judge(
     """Settle which of *gone* were lost, and compare their number with what was *told*."""
     # A restart within the window is an incident too; where one counts something, it is that.
     counting = [each for each in told if each.lost] or [each for each in told if not each.exact]
-    missing = {
-        entry.identity for entry in gone if any(incident.covers(entry) for incident in counting)
-    }
+    missing = {entry.identity for incident in counting for entry in incident.lost_of(gone)}
     found.lost |= missing
     count = sum(incident.lost for incident in counting)
     is_exact = all(incident.exact for incident in counting)

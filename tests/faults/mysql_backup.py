@@ -29,7 +29,8 @@ class Backup:
         """
         async with self._control.admin() as cursor:
             await cursor.execute(_PREPARE)
-            await cursor.execute(f"DROP DATABASE IF EXISTS {_BACKUP}")
+            if await select(cursor, "SHOW DATABASES LIKE %s", _BACKUP):
+                await cursor.execute(f"DROP DATABASE {_BACKUP}")
             await cursor.execute(f"CREATE DATABASE {_BACKUP} CHARACTER SET utf8mb4")
             query = f"SHOW FULL TABLES FROM {self._database} WHERE Table_type = 'BASE TABLE'"
             self._tables = [row[0] for row in await select(cursor, query)]

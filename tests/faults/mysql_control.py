@@ -21,7 +21,7 @@ from tests.waiting import until
 
 #: Who the site logs in as: like an operator's account, it may nothing beyond its database,
 #: so that a read-only server refuses its writes.
-ACCOUNT = Account(user="site", password="site-secret", database="moonwake")
+ACCOUNT = Account(user="site", password="site-secret", database="site")
 
 
 @dataclass(slots=True)
@@ -129,6 +129,6 @@ async def running(folder: Path) -> AsyncIterator[MysqlControl]:
 
 
 async def _create_account(cursor: Cursor, account: Account) -> None:
-    await cursor.execute(f"CREATE DATABASE IF NOT EXISTS {account.database} CHARACTER SET utf8mb4")
+    await cursor.execute(f"CREATE DATABASE {account.database} CHARACTER SET utf8mb4")
     await cursor.execute(f"CREATE USER {account.user} IDENTIFIED BY '{account.password}'")
     await cursor.execute(f"GRANT ALL ON {account.database}.* TO {account.user}")

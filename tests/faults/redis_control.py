@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGKILL, Signals
 from typing import Any
 
 from redis.asyncio import Redis
@@ -44,6 +44,18 @@ class Node:
         """Launch it and wait until it answers."""
         self.server.launch()
         await until(self.server.answers, f"Redis in {self.server.directory.name} answers")
+
+    async def end(self, number: Signals = SIGKILL) -> None:
+        """End it as a crash (SIGKILL) or an operator (SIGTERM) does; returns when it is gone."""
+        if (pid := self.server.pid) is None:
+            return
+        if number is SIGKILL:
+            self.server.kill()
+        else:
+            self.server.terminate()
+            await until(lambda: self.server.pid is None, "Redis ends")
+        if self.clock is not None:
+            self.clock.forget(pid)
 
     def client(self) -> Redis:
         """A client of this very server, past every proxy. Its caller closes it."""
@@ -120,13 +132,13 @@ class RedisControl:
     async def close(self) -> None:
         """Kill both; their data goes away with the folder."""
         for node in (self.master, self.replica):
-            node.server.kill()
+            await node.end()
         await self.proxy.close()
         await self.replication.close()
 
     async def restart_master(self, *, lose_bytes: int = 0) -> None:
         """SIGKILL and a start from the append-only file, of which *lose_bytes* were cut off."""
-        self.master.server.kill()
+        await self.master.end()
         if lose_bytes:
             self.master.lose_tail(lose_bytes)
         await self.master.start()
@@ -138,9 +150,21 @@ class RedisControl:
         self.replication.refusing = True
         self.replication.drop_all()
 
+    async def in_step(self) -> bool:
+        """Whether the replica has everything the master had at this moment."""
+        try:
+            ours = await self.master.replication()
+            theirs = await self.replica.replication()
+        except StoreDown:
+            return False
+        return bool(
+            theirs.get("master_link_status") == "up"
+            and theirs["slave_repl_offset"] >= ours["master_repl_offset"]
+        )
+
     async def until_in_step(self) -> None:
-        """Return when the replica has everything the master had at this moment."""
-        await until(self._in_step, "the replica is in step with its master")
+        """Return when the replica is `in_step`."""
+        await until(self.in_step, "the replica is in step with its master")
 
     async def disconnect_clients(self) -> None:
         """Return when nobody behind the proxy can reach the master any more."""
@@ -158,7 +182,7 @@ class RedisControl:
 
     async def promote_replica(self) -> None:
         """The master dies, its replica takes its place, and clients find it there."""
-        self.master.server.kill()
+        await self.master.end()
         shutil.rmtree(self.master.server.data)
         await self.replica.command("REPLICAOF", "NO", "ONE")
         self.master, self.replica = self.replica, self._new_node()
@@ -178,17 +202,6 @@ class RedisControl:
             await node.start()
         await node.command("REPLICAOF", "127.0.0.1", self.replication.port)
         await self.until_in_step()
-
-    async def _in_step(self) -> bool:
-        try:
-            ours = await self.master.replication()
-            theirs = await self.replica.replication()
-        except StoreDown:
-            return False
-        return bool(
-            theirs.get("master_link_status") == "up"
-            and theirs["slave_repl_offset"] >= ours["master_repl_offset"]
-        )
 
     def _new_node(self) -> Node:
         self._nodes += 1

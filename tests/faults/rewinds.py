@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from shared.streams import EntryId
 from tests.faults.tap import Entry, Tap, Tape
 
-#: What stays of a row of `incidents` when it is amended.
-IncidentKey = tuple[int, int, str, EntryId]
-
 
 @dataclass(frozen=True, slots=True)
 class Incident:
     """A row of `incidents`: *lost* entries of a shard between two ids, exactly or at least."""
 
+    id: int
     shard: int
     incarnation: int
     cause: str
@@ -24,19 +22,17 @@ class Incident:
     after: EntryId
     before: EntryId
 
-    @property
-    def key(self) -> IncidentKey:
-        return self.shard, self.incarnation, self.cause, self.after
+    def lost_of(self, gone: Sequence[Entry]) -> Sequence[Entry]:
+        """Those of *gone*, which are in order, that it says were never applied.
 
-    def covers(self, entry: Entry) -> bool:
-        """Whether *entry*, which is gone, is one of those it counts.
-
-        What is lost with a stream lies behind the checkpoint, whatever ids came later;
-        what was taken out of one lies between two ids.
+        With a stream everything is lost that lies behind the checkpoint, whatever ids came
+        later. Of what a stranger took out, a worker may have read the first before that.
         """
-        if entry.id <= self.after:
-            return False
-        return self.cause != "trimmed" or entry.id < self.before
+        behind = [entry for entry in gone if entry.id > self.after]
+        if self.cause != "trimmed":
+            return behind
+        between = [entry for entry in behind if entry.id <= self.before]
+        return between[max(len(between) - self.lost, 0) :]
 
 
 class Rewind:
@@ -46,8 +42,8 @@ class Rewind:
         self.shards = list(shards)
         #: Shards on which the workers have not gone on yet.
         self.open = set(shards)
-        #: shard -> keys of the incidents that were written because of it.
-        self.incidents: dict[int, set[IncidentKey]] = {shard: set() for shard in shards}
+        #: shard -> ids of the incidents that were written because of it.
+        self.incidents: dict[int, set[int]] = {shard: set() for shard in shards}
         #: shard -> its old tape and its new one, once it has one.
         self._tapes: dict[int, tuple[Tape, Tape]] = {}
         #: shard -> entries that were there when the new tape began.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from shared.connections import Pool, open_mysql, redis_errors
 from shared.errors import StoreDown, Transient
@@ -23,13 +22,12 @@ from tests.faults.reckoning import reckon
 from tests.faults.site import Site
 from tests.faults.start import running_site, until_fronts_answer
 from tests.faults.views import compare_views
-from tests.faults.watch import Clerk, Supervisor
+from tests.faults.watch import Clerk, Supervisor, watching
 from tests.plays import STREAM
 from tests.waiting import until
 
 #: After the last fault: workers look after dead jobs, leases and time-outs by themselves.
 _DRAINED_WITHIN_S = 180.0
-_QUIET_BEFORE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class Progress:
 
 
 async def run(options: Options, folder: Path, show: Callable[[Progress], None]) -> Result:
-    """Carry out one run with everything it writes in *folder*; tell *show* once a second.
+    """Carry out one run with everything it writes in *folder*; tell *show* a few times a second.
 
     Raises what keeps it from being carried out: `ProgramMissing`, `ProcessFailed`.
     """
@@ -101,9 +99,9 @@ class _Run:
         self._clerk = Clerk(site, pool)
 
     async def carry_out(self) -> Result:
-        watchers = (self._supervisor.run(), self._clerk.run(), self._site.tap.run(), self._tell())
+        looks = (self._supervisor.look, self._clerk.look, self._site.tap.catch_up, self._tell)
         failed: list[str] = []
-        async with _beside(*watchers):
+        async with watching(*looks):
             await self._strike()
             self._phase = "draining"
             try:
@@ -111,7 +109,7 @@ class _Run:
             except AssertionError as never:
                 failed.append(str(never))
         self._phase = "comparing"
-        self._tell_once()
+        await self._tell()
         return await self._result(failed)
 
     async def _strike(self) -> None:
@@ -176,11 +174,6 @@ class _Run:
     # --- progress -----------------------------------------------------------------------
 
     async def _tell(self) -> None:
-        while True:
-            self._tell_once()
-            await asyncio.sleep(1)
-
-    def _tell_once(self) -> None:
         self._show(
             Progress(
                 phase=self._phase,
@@ -191,13 +184,3 @@ class _Run:
                 differences=len(self._load.stale) + len(self._injector.failed),
             )
         )
-
-
-@asynccontextmanager
-async def _beside(*works: Coroutine[Any, Any, None]) -> Any:
-    """Run *works* for as long as the block lasts; if one of them fails, so does the block."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(work) for work in works]
-        yield
-        for task in tasks:
-            task.cancel()

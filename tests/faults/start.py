@@ -59,7 +59,7 @@ def _settings(redis: RedisControl, mysql: MysqlControl) -> Settings:
             "MYSQL_USER": account.user,
             "MYSQL_PASSWORD": account.password,
             "MYSQL_DATABASE": account.database,
-            "REDIS_URL": f"redis://127.0.0.1:{redis.proxy.port}/0",
+            "REDIS_URL": redis.url,
             "USERNAME": "admin",
             "PASSWORD": "secret",
             "SHARDS": str(SHARDS),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +17,12 @@ import orjson
 from redis.asyncio import Redis
 
 from shared.connections import redis_errors
-from shared.errors import StoreDown
 from shared.keys import Keys
 from shared.streams import BEGINNING, EntryId, RawEntry, entry_id, read_range
 from tests.faults.lives import identity_of
 from tests.plays import STREAM
 
 _PAGE = 2_000
-_POLL_S = 0.1
 
 #: A client of the present master that does not go through the proxy. Its caller closes it.
 Direct = Callable[[], Redis]
@@ -63,13 +61,6 @@ class Tap:
         self._direct = direct
         self._lock = asyncio.Lock()
         self.tapes = [[Tape()] for _ in range(shards)]
-
-    async def run(self) -> None:
-        """Read until cancelled; a server that does not answer is asked again later."""
-        while True:
-            with suppress(StoreDown):
-                await self.catch_up()
-            await asyncio.sleep(_POLL_S)
 
     async def catch_up(self) -> None:
         """Read every stream of the present master to its end. Raises `StoreDown`."""

@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
 from ops.processes import Process
 from shared.connections import Pool
 from shared.errors import StoreDown, Transient
 from tests.faults.accounts import accounts, incidents
-from tests.faults.rewinds import IncidentKey
 from tests.faults.site import Site
 
-_POLL_S = 0.25
+_POLL_S = 0.2
 _BACKOFF_S = 1.0
+
+Look = Callable[[], Awaitable[None]]
+
+
+@asynccontextmanager
+async def watching(*looks: Look) -> AsyncIterator[None]:
+    """Do each of *looks* again and again while the block lasts; a store may be away.
+
+    They are told to end, not cancelled: asyncmy makes another error of a cancellation.
+    """
+    over = asyncio.Event()
+
+    async def keep_looking(look: Look) -> None:
+        while not over.is_set():
+            with suppress(StoreDown, Transient):
+                await look()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), _POLL_S)
+
+    async with asyncio.TaskGroup() as group:
+        for look in looks:
+            group.create_task(keep_looking(look))
+        try:
+            yield
+        finally:
+            over.set()
 
 
 class Supervisor:
@@ -26,12 +52,11 @@ class Supervisor:
         #: (name, how it ended) of what ended though nobody asked it to.
         self.ended: list[tuple[str, int | None]] = []
 
-    async def run(self) -> None:
-        while True:
-            for process in (*self._site.workers, *self._site.fronts):
-                if process.name not in self._site.taken and process.pid is None:
-                    self._see_dead(process)
-            await asyncio.sleep(_POLL_S)
+    async def look(self) -> None:
+        """Start whatever has been down for a while."""
+        for process in (*self._site.workers, *self._site.fronts):
+            if process.name not in self._site.taken and process.pid is None:
+                self._see_dead(process)
 
     def _see_dead(self, process: Process) -> None:
         if process.name not in self._ended_at_s:
@@ -49,13 +74,7 @@ class Clerk:
     def __init__(self, site: Site, pool: Pool) -> None:
         self._site = site
         self._pool = pool
-        self._known: set[IncidentKey] = set()
-
-    async def run(self) -> None:
-        while True:
-            with suppress(StoreDown, Transient, TimeoutError, OSError):
-                await self.look()
-            await asyncio.sleep(_POLL_S)
+        self._known: set[int] = set()
 
     async def look(self) -> None:
         """Bring the rewinds up to what MySQL says now. Raises `Transient` if it is away."""
@@ -65,10 +84,10 @@ class Clerk:
         for rewind in self._site.rewinds:
             rewind.see({shard: account.last for shard, account in found.items()})
         for incident in told:
-            if incident.key in self._known:
+            if incident.id in self._known:
                 continue
-            self._known.add(incident.key)
+            self._known.add(incident.id)
             self._site.note(f"{incident}")
             latest = [r for r in self._site.rewinds if incident.shard in r.shards]
             if latest:
-                latest[-1].incidents[incident.shard].add(incident.key)
+                latest[-1].incidents[incident.shard].add(incident.id)

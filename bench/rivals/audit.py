@@ -1,0 +1,62 @@
+"""Which events a contender has applied, by nonce: noted in each event's own transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from bench.servers import RunFailed
+from shared.connections import Pool, reading
+
+_POLL_S = 0.2
+_QUIET_S = 1.0
+_TIMEOUT_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of the acknowledged events."""
+
+    acknowledged: int
+    #: Acknowledged and never applied.
+    lost: int
+    #: Applied more than once: how many times too often, in all.
+    doubled: int
+
+
+async def settled(pool: Pool, expected: int, not_before_s: float) -> None:
+    """Return once nothing more is applied, which nobody knows before *not_before_s* (monotonic).
+
+    Raises `RunFailed` if it never ends.
+    """
+    deadline_s = time.monotonic() + _TIMEOUT_S
+    count, quiet_since_s = -1, time.monotonic()
+    while True:
+        now = len(await noted(pool))
+        if now != count:
+            count, quiet_since_s = now, time.monotonic()
+        now_s = time.monotonic()
+        if now_s >= not_before_s and now_s - quiet_since_s >= _QUIET_S:
+            return
+        if now_s > deadline_s:
+            raise RunFailed(f"events still arrive after {_TIMEOUT_S:.0f} s: {count} of {expected}")
+        await asyncio.sleep(_POLL_S)
+
+
+async def noted(pool: Pool) -> list[tuple[int, int]]:
+    """(nonce, time) of every event that was applied, in order of application."""
+    async with reading(pool) as cursor:
+        await cursor.execute("SELECT nonce, ms FROM audit ORDER BY n")
+        return [(int(nonce), int(ms)) for nonce, ms in await cursor.fetchall()]
+
+
+async def verdict(pool: Pool, acknowledged: AbstractSet[int]) -> Verdict:
+    times = Counter(nonce for nonce, _ in await noted(pool))
+    return Verdict(
+        len(acknowledged),
+        lost=len(acknowledged - times.keys()),
+        doubled=sum(count - 1 for count in times.values()),
+    )
