@@ -54,6 +54,11 @@ class Checkpoint:
         return self.applied + self.dead + self.lost
 
     @property
+    def is_new(self) -> bool:
+        """Was nothing of the stream ever dealt with?"""
+        return self.ordinal == 0 and self.last == BEGINNING
+
+    @property
     def number(self) -> tuple[int, int]:
         """(incarnation, batch number): grows with every commit of the shard."""
         return (self.incarnation, self.batch_no)

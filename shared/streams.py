@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from shared.keys import Keys, UserKeys, testimonies_of
 _LUA = Path(__file__).parent / "lua"
 
 
+@cache
 def script(name: str) -> str:
     """The text of shared/lua/*name*.lua."""
     return (_LUA / f"{name}.lua").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from shared.streams import BEGINNING, EntryId
 from shared.witness import Testimony, forget_testimonies
 from worker import checkpoints, incidents
 from worker.deps import Deps
-from worker.incidents import Incident
+from worker.incidents import Cause, Incident
 
 log = structlog.get_logger()
 
@@ -101,7 +101,7 @@ async def hear_late(
             raise CheckpointMoved(f"{stream} shard {shard}")
         for incarnation in sorted({each.sighting.incarnation for each in late}):
             about = [each for each in late if each.sighting.incarnation == incarnation]
-            more = await _amend(cursor, stream, shard, incarnation, about)
+            more = await _amend(cursor, stream, shard, committed, about)
             new = replace(new, base=new.base + more, lost=new.lost + more)
         if new != committed:
             new = replace(new, batch_no=new.batch_no + 1)
@@ -111,21 +111,25 @@ async def hear_late(
 
 
 async def _amend(
-    cursor: Cursor, stream: str, shard: int, incarnation: int, late: Sequence[Testimony]
+    cursor: Cursor, stream: str, shard: int, committed: Checkpoint, late: Sequence[Testimony]
 ) -> int:
-    """Add *late* to the incident that ended *incarnation*; how many more entries are lost."""
+    """Add *late*, all about one incarnation, to the incident that ended it, which is made
+    where there is none; how many more entries are lost.
+    """
+    incarnation = late[0].sighting.incarnation
     old = await incidents.find_end(cursor, stream, shard, incarnation)
-    told = [
-        each
-        for each in late
-        if old is not None and not each.again and each.sighting.stamp == old.ended_stamp
-    ]
-    if old is None or not told:
+    found = old or _unseen(committed, late)
+    told = [each for each in late if not each.again and each.sighting.stamp == found.ended_stamp]
+    if len(told) < len(late):
         log.warning("testimony_unclear", stream=stream, shard=shard, incarnation=incarnation)
+    if not told and old is None:
         return 0
-    new = _amended(old, told)
-    if new != old:
+    new = _amended(found, told, is_all=len(told) == len(late))
+    if old is None:
+        await incidents.insert(cursor, stream, shard, new)
+    elif new != old:
         await incidents.amend(cursor, stream, shard, old, new)
+    if new != old:
         log.error(
             "incident_amended",
             stream=stream,
@@ -134,17 +138,37 @@ async def _amend(
             lost=new.lost,
             exact=new.is_exact,
         )
-    return new.lost - old.lost
+    return new.lost - found.lost
 
 
-def _amended(old: Incident, told: Sequence[Testimony]) -> Incident:
+def _unseen(committed: Checkpoint, late: Sequence[Testimony]) -> Incident:
+    """An incarnation that ended before any worker saw one of its entries: all are lost."""
+    unknown = [each for each in late if each.sighting.stamp not in committed.stamps]
+    return Incident(
+        incarnation=late[0].sighting.incarnation,
+        cause=Cause.MASTER_CHANGED,
+        lost=0,
+        is_exact=False,
+        after=BEGINNING,
+        before=max((each.sighting.last for each in unknown), default=BEGINNING),
+        position=BEGINNING,
+        ended_stamp=min((each.sighting.stamp for each in unknown), default=_NOBODY),
+        stamp=committed.replid,
+        base=0,
+        seen_added=0,
+    )
+
+
+def _amended(old: Incident, told: Sequence[Testimony], *, is_all: bool) -> Incident:
+    """*old* and what was *told*; unless that *is_all* nobody knows how much there was."""
     heard = old.heard | {each.front for each in told}
-    expected = old.expected.union(*(each.fronts for each in told))
-    seen_added = max(old.seen_added, *(old.base + each.sighting.added for each in told))
+    nobody = set() if is_all else {_NOBODY}
+    expected = old.expected.union(nobody, *(each.fronts for each in told))
+    seen_added = max([old.seen_added, *(old.base + each.sighting.added for each in told)])
     return replace(
         old,
         lost=old.lost + seen_added - old.seen_added,
-        is_exact=old.is_exact or expected <= heard,
+        is_exact=expected <= heard or (is_all and old.is_exact),
         seen_added=seen_added,
         heard=heard,
         expected=expected,

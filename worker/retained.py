@@ -27,7 +27,8 @@ class Retained:
     """A stream's entries, counted; *info* and *stamp* are of the moment its end was read.
 
     New are the first entry with a stamp that was not known and all that follow it: a
-    stream's order is that of time, whatever its ids are.
+    stream's order is that of time, whatever its ids are. Where no stamp is known yet, new
+    is what the present master stamped.
     """
 
     stamp: str = ""
@@ -41,6 +42,8 @@ class Retained:
     seen: int = 0
     #: From the first on whose stamp nobody knew, not even a published checkpoint.
     latest: int = 0
+    #: Of the last entry that is not new; empty where none carries one.
+    old_stamp: str = ""
     first: EntryId | None = None
     first_new: EntryId | None = None
     stamps: set[str] = field(default_factory=set)
@@ -49,18 +52,23 @@ class Retained:
         at, stamp, position = entry_id(entry[0]), stamp_in(entry), against.position
         if stamp is not None:
             self.stamps.add(stamp)
-        if self.first_new is None and stamp is not None and stamp not in against.stamps:
+        if self.first_new is None and _is_new(stamp, against.stamps, self.stamp):
             self.first_new = at
         self.first = self.first or at
         self.entries += 1
         self.later += at > position
         self.seen += position < at <= against.seen
-        if self.latest or (stamp is not None and stamp not in against.later_stamps):
+        if self.latest or _is_new(stamp, against.later_stamps, self.stamp):
             self.latest += 1
         if self.first_new is not None:
             self.new += 1
         else:
             self.waiting += at > position
+            self.old_stamp = stamp or self.old_stamp
+
+
+def _is_new(stamp: str | None, known: Collection[str], present: str) -> bool:
+    return stamp is not None and (stamp not in known if known else stamp == present)
 
 
 async def read_retained(

@@ -58,18 +58,17 @@ async def reconcile(deps: Deps, stream: str, shard: int, *, in_doubt: bool = Fal
         ended = view.published
     hearing = Hearing.of(view.testimonies, ended)
     cause = _cause(committed, view, hearing)
-    if cause or in_doubt:
+    if cause or in_doubt or committed.is_new:
         seen_added, seen_last = await _seen(deps, stream, shard)
         retained = await read_retained(
             deps.redis,
             deps.keys.stream(stream, shard),
             committed.last,
-            known=committed.stamps or hearing.stamps - {view.stamp},
-            known_later=ended.stamps or hearing.stamps - {view.stamp},
+            known=committed.stamps,
+            known_later=ended.stamps,
             seen=max(seen_last, hearing.last),
         )
-        if cause is None and _falls_short(committed, retained):
-            cause = Cause.RECREATED
+        cause = cause or _cause_in(committed, retained)
         if cause is not None:
             seen_added = max(seen_added, hearing.added)
             loss = _Loss(cause, committed, ended, retained, view.now_ms, seen_added)
@@ -116,9 +115,14 @@ def _cause(committed: Checkpoint, view: _View, hearing: Hearing) -> Cause | None
     return None
 
 
-def _falls_short(committed: Checkpoint, retained: Retained) -> bool:
-    """Were fewer entries added than are applied or can still be read?"""
-    return committed.base + retained.info.added < committed.ordinal + retained.later
+def _cause_in(committed: Checkpoint, retained: Retained) -> Cause | None:
+    """The same, told by what the stream retains."""
+    # Fewer were added than are applied or can still be read.
+    if committed.base + retained.info.added < committed.ordinal + retained.later:
+        return Cause.RECREATED
+    if committed.is_new and retained.stamps - {retained.stamp}:
+        return Cause.MASTER_CHANGED
+    return None
 
 
 # --- counting -------------------------------------------------------------------
@@ -249,7 +253,7 @@ def _incident(loss: _Loss, hearing: Hearing, new: Checkpoint) -> Incident:
         after=loss.committed.last,
         before=loss.retained.first_new or loss.retained.info.last,
         position=new.last,
-        ended_stamp=ended.replid or hearing.stamp,
+        ended_stamp=ended.replid or hearing.stamp or loss.retained.old_stamp,
         stamp=new.replid,
         base=ended.base,
         seen_added=loss.ended_at,

@@ -266,6 +266,49 @@ async def test_before_the_first_batch_a_loss_is_counted_too(site: Site) -> None:
     assert 3 == await site.counted_plays()
 
 
+async def test_a_stream_that_no_worker_ever_saw_is_counted_when_a_front_tells_of_it(
+    site: Site,
+) -> None:
+    """
+    Nothing in Redis or MySQL knows of it: the testimony comes after the first batch.
+    """
+    past = await RedisPast.of(site.deps.redis)
+    await site.plays(3, "bob")
+    await past.take_over()
+    await site.plays(1, "cat")
+    await site.drain()
+    first = await site.books()
+
+    await site.testify()
+    await site.drain()
+
+    assert (1, 1, 0, 0) == first
+    assert [("master_changed", 3, True)] == await incidents(site.deps.pool)
+    assert (4, 1, 0, 3) == await site.books()
+
+
+@pytest.mark.parametrize("testifies_first", [True, False])
+async def test_a_replica_that_lacked_a_tail_nobody_read_is_counted_whenever_it_is_told(
+    site: Site, testifies_first: bool
+) -> None:
+    """
+    Stamps alone show that there was another master, before any checkpoint knows one.
+    """
+    await site.plays(2)
+    past = await RedisPast.of(site.deps.redis)
+    await site.plays(3, "bob")
+    await past.take_over()
+    await site.plays(1, "cat")
+    if testifies_first:
+        await site.testify()
+    await site.drain()
+    await site.testify()
+    await site.drain()
+
+    assert [("master_changed", 3, True)] == await incidents(site.deps.pool)
+    assert (6, 3, 0, 3) == await site.books()
+
+
 async def test_a_worker_that_missed_the_failover_trims_nothing(site: Site) -> None:
     """
     An id below its checkpoint may be that of a new entry.
