@@ -1,6 +1,6 @@
 # Every target does its own set-up. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check test-mysql bench lock
+.PHONY: help setup run test check test-mysql bench bench-rivals lock simulate
 
 bin := .venv/bin
 
@@ -25,9 +25,18 @@ check: setup ## the checks alone: ruff, formatting, types, import direction
 test-mysql: setup ## the integration tests on real MySQL, installed below .servers/
 	sh ops/mysql.sh $(bin)/pytest -q -m integration
 
+SEED ?= 1
+SCHEDULES ?= 10000
+simulate: setup ## drain and dispatcher on models of both stores: SEED=1 SCHEDULES=10000; one is replayed
+	@$(bin)/python -m tests.simulation "$(SEED)" "$(SCHEDULES)"
+
 bench: ## measure against peers and limits (a table and bench/results/latest.json)
 	@sh ops/setup.sh bench
 	$(bin)/python -m bench
+
+bench-rivals: ## the same load through other designs, killed half way (a table, bench/results/rivals.json)
+	@sh ops/setup.sh bench
+	$(bin)/python -m bench.rivals
 
 lock: setup ## regenerate requirements.txt and requirements-dev.txt from pyproject.toml
 	sh ops/lock.sh

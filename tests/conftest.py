@@ -24,7 +24,13 @@ from tests.databases import SchemaDatabase, empty_database
 from tests.servers import OwnServers, empty_redis, running_mysql, running_redis, settings_for
 
 #: Folders of tests, quick ones first, each with the marker its tests get.
-FOLDERS = {"unit": None, "integration": "integration", "e2e": "e2e", "faults": "e2e"}
+FOLDERS = {
+    "unit": None,
+    "simulation": None,
+    "integration": "integration",
+    "e2e": "e2e",
+    "faults": "e2e",
+}
 
 # A busy machine is no failure: nothing here is judged by how long it took.
 hypothesis.settings.register_profile(

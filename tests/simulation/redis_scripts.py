@@ -1,0 +1,106 @@
+"""The scripts of shared/lua once more, in Python, on the model of Redis."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shared.streams import EntryId, entry_id, script
+from tests.simulation.redis_server import RedisServer, to_bytes
+
+Script = Callable[[RedisServer, Sequence[str], Sequence[Any]], Any]
+
+
+def append(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
+    """Deletes and clears only: how a record resolves is no matter of the drain."""
+    now_ms = redis.clock()
+    if now_ms > int(args[0]):
+        return [-1, now_ms]
+    stream, stamp = keys[0], to_bytes("" if redis.is_replica else redis.replid[:8])
+    ids = []
+    for at, (pending, version, cached) in zip(
+        range(1, len(args), 7), zip(*[iter(keys[2:])] * 3, strict=True), strict=True
+    ):
+        op, name, body = args[at], args[at + 1], args[at + 6]
+        identity = redis.xadd(stream, {b"d": body, b"i": stamp})
+        ids.append(identity)
+        if op == b"c":
+            redis.delete(pending, cached)
+            redis.hset(pending, "clear", identity + b" " + stamp + b" c")
+        elif op == b"d":
+            redis.hset(pending, name, identity + b" " + stamp + b" d")
+            redis.hdel(cached, name)
+        else:
+            raise NotImplementedError("the model appends deletes and clears")
+        redis.set(version, identity)
+    incarnation = int(redis.hget(keys[1], "incarnation") or 0)
+    added, last = 0, b"0-0"
+    if redis.exists(stream):
+        about = redis.xinfo_stream(stream)
+        added, last = about["entries-added"], about["last-generated-id"]
+    return [added, now_ms, stamp, incarnation, last, *ids]
+
+
+def publish(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> int:
+    published = redis.hgetall(keys[0])
+    before = (int(published.get(b"incarnation", -1)), int(published.get(b"batch_no", -1)))
+    if (int(args[0]), int(args[1])) <= before:
+        return 0
+    redis.hset(keys[0], mapping={"incarnation": args[0], "batch_no": args[1]})
+    redis.hset(keys[0], mapping=dict(zip(*[iter(args[6:])] * 2, strict=True)))
+    if to_bytes(args[3]) != b"0":
+        names = ("batch_entries", "batch_rows", "batch_ms")
+        redis.hset(keys[0], mapping=dict(zip(names, args[3:6], strict=True)))
+        for name, by in (("batches", 1), ("entries", args[3]), ("rows", args[4])):
+            redis.hincrby(keys[0], name, int(by))
+        redis.hincrby(keys[0], "write_ms", int(args[5]))
+    for version, cached in zip(*[iter(keys[1:])] * 2, strict=True):
+        redis.set(version, args[2])
+        redis.delete(cached)
+    return 1
+
+
+def clear_pending(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> str:
+    last, stamps = EntryId(int(args[0]), int(args[1])), to_bytes(args[2])
+    at = 3
+    for key in keys:
+        count = int(args[at])
+        for name in args[at + 1 : at + 1 + count]:
+            value = redis.hget(key, name)
+            if value is not None and _is_written(value, last, stamps):
+                redis.hdel(key, name)
+        at += count + 1
+    return "OK"
+
+
+def _is_written(value: bytes, last: EntryId, stamps: bytes) -> bool:
+    found = re.match(rb"(\d+-\d+) (\w+) ", value)
+    if found is None:
+        return True
+    is_known = not stamps or found[2] in stamps
+    return is_known and entry_id(found[1]) <= last
+
+
+def trim(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> int:
+    if redis.replid[:8] != args[0]:
+        return 0
+    return redis.xtrim(keys[0], minid=str(args[1]), approximate=False)
+
+
+def renew(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> int:
+    if redis.get(keys[0]) != to_bytes(args[0]):
+        return 0
+    if to_bytes(args[1]) == b"0":
+        return redis.delete(keys[0])
+    return redis.pexpire(keys[0], int(args[1]))
+
+
+#: By text: that is all a client is given.
+SCRIPTS: dict[str, Script] = {
+    script("append"): append,
+    script("publish"): publish,
+    script("clear_pending"): clear_pending,
+    script("renew"): renew,
+    script("trim"): trim,
+}
