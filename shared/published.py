@@ -55,8 +55,8 @@ class Checkpoint:
 
     @property
     def is_new(self) -> bool:
-        """Was nothing of the stream ever dealt with?"""
-        return self.ordinal == 0 and self.last == BEGINNING
+        """Was nothing of the stream ever dealt with, nor any master known?"""
+        return not self.replid and self.ordinal == 0 and self.last == BEGINNING
 
     @property
     def number(self) -> tuple[int, int]:
