@@ -129,6 +129,7 @@ async def test_what_goes_again_after_noscript_is_confirmed_too() -> None:
         async with running(it):
             assert "kept" == await outcome_of(it.append(it.event("1")))
             await redis.script_flush()
+            await until(lambda: _has_reported(redis), "the replica has reported all of it")
             replica.pause()
             refused = await outcome_of(it.append(it.event("2")))
             replica.resume()
@@ -181,6 +182,12 @@ async def _ids_found(it: Flusher, folder: Path, root: Path | None) -> set[str]:
             return set(await ids_in(it, redis))
     finally:
         server.kill()
+
+
+async def _has_reported(redis: Redis) -> bool:
+    """Does the master know that its replica has everything?"""
+    about = await redis.info("replication")
+    return bool(about["slave0"]["offset"] == about["master_repl_offset"])
 
 
 async def _added(site: Front, redis: Redis) -> int:
