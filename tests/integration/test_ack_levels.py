@@ -153,7 +153,7 @@ async def test_a_file_that_is_switched_on_counts_once_it_is_written() -> None:
     async with redis_of("plain", "always") as (server, redis):
         await redis.mset({f"k{number}": 1 for number in range(1_000)})
         # Once rewritten, the size that INFO tells outlives the file being off.
-        await redis.bgrewriteaof()
+        await redis.bgrewriteaof()  # type: ignore[no-untyped-call]
         await until(lambda: has_a_base(redis), "the file was rewritten")
         await redis.config_set("rdb-key-save-delay", "3000")  # microseconds a key
         async with front(settings_on(server, "fsync")) as site:
