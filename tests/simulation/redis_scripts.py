@@ -34,7 +34,7 @@ def append(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> list
         else:
             raise NotImplementedError("the model appends deletes and clears")
         redis.set(version, identity)
-    incarnation = int(redis.hget(keys[1], "incarnation") or 0)
+    incarnation = int(redis.hget(keys[1], "incarnation") or 1)
     added, last = 0, b"0-0"
     if redis.exists(stream):
         about = redis.xinfo_stream(stream)
