@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from ops.redis_server import RedisServer
 from shared.connections import open_redis
-from tests.acks import follow, master_and_replica, newer_redis_root, redis_of, settings_on
+from tests.acks import follow, master_and_replica, redis_of, root_of, settings_on
 from tests.flushers import Flusher, flusher, ids_in, outcome_of, running
 from tests.fronts import Front, front
 from tests.loads import new_random, nonces_in, under_load
@@ -23,7 +23,7 @@ EVENTS = 200
 
 @pytest.mark.parametrize(
     ("kind", "appendfsync", "events"),
-    [("plain", "always", 500), ("newer", "always", 500), ("newer", "everysec", 24)],
+    [("older", "always", 500), ("newer", "always", 500), ("newer", "everysec", 24)],
 )
 async def test_a_killed_redis_has_every_event_acknowledged_as_fsynced(
     kind: str, appendfsync: str, events: int
@@ -46,18 +46,18 @@ async def test_a_killed_redis_has_every_event_acknowledged_as_fsynced(
 @pytest.mark.parametrize(
     ("kind", "appendfsync", "level", "loses"),
     [
-        ("plain", "always", "fsync", False),
+        ("older", "always", "fsync", False),
         ("newer", "always", "fsync", False),
         ("newer", "everysec", "fsync", False),
         # Without this one the others would prove nothing.
-        ("plain", "no", "memory", True),
+        ("older", "no", "memory", True),
     ],
 )
 async def test_a_power_cut_takes_nothing_acknowledged_as_fsynced(
     kind: str, appendfsync: str, level: str, *, loses: bool
 ) -> None:
     """The disk as it is at the moment of the last acknowledgement holds every event."""
-    root = newer_redis_root() if kind == "newer" else None
+    root = root_of(kind)
     with disk_without_battery(root) as disk:
         server = _redis_on(disk.folder, appendfsync, root)
         try:
