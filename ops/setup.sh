@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes .venv from the hash-locked requirements and sees that the servers are there.
-# Run again it only looks, which takes a moment. `setup.sh bench` also wants the load generator.
+# Run again it only looks, which takes a moment. `setup.sh bench` also wants the load generator,
+# `setup.sh faults` the library that shifts a server's clock, and can do without it.
 set -eu
 cd "$(dirname "$0")/.."
 PATH="$PATH:/usr/sbin:/usr/local/sbin"
@@ -43,6 +44,19 @@ install_packages() {
     rm -f "$told"
 }
 
+# Faults of Redis' clock are reported as not injected where nobody may install it.
+want_faketime() {
+    for library in /usr/lib/*/faketime /usr/lib/faketime /usr/lib64/faketime; do
+        [ ! -e "$library/libfaketime.so.1" ] || return 0
+    done
+    if [ "$(id -u)" = 0 ] && have apt-get; then
+        install_packages libfaketime
+    else
+        say "libfaketime is missing: no fault will shift Redis' clock" \
+            "(Debian: sudo apt-get install libfaketime)"
+    fi
+}
+
 build_venv() {
     # A stamp of everything the environment is made from; it is written last.
     wanted="$(cat requirements-dev.txt pyproject.toml ops/setup.sh | cksum) in $PWD"
@@ -68,4 +82,5 @@ python="$(find_python)"
 packages="$(missing_packages "${1:-}")"
 # shellcheck disable=SC2086 # one word per package
 [ -z "$packages" ] || install_packages $packages
+[ "${1:-}" != faults ] || want_faketime
 build_venv

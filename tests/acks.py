@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,23 @@ def settings_on(server: RedisServer, level: str, **more: str) -> Settings:
     )
 
 
-def newer_redis_root() -> Path | None:
-    """`find_newer_redis`; skips the test where there is none."""
-    try:
-        return find_newer_redis(os.environ.get("MOONWAKE_REDIS_ROOT"))
-    except ProgramMissing as missing:
-        pytest.skip(str(missing))
+def root_of(kind: str) -> Path | None:
+    """The chroot directory of a server of that kind, None for this machine's own; or skips."""
+    if kind == "newer":
+        try:
+            return find_newer_redis(os.environ.get("MOONWAKE_REDIS_ROOT"))
+        except ProgramMissing as missing:
+            pytest.skip(str(missing))
+    with suppress(ProgramMissing):
+        find_newer_redis(None)
+        pytest.skip("this machine's Redis has WAITAOF, and this is about one that has not")
+    return None
 
 
 @asynccontextmanager
 async def redis_of(kind: str, appendfsync: str) -> AsyncIterator[tuple[RedisServer, Redis]]:
-    """A server that is `plain` (what this machine has) or `newer` (it has WAITAOF)."""
-    root = newer_redis_root() if kind == "newer" else None
-    with running_redis(appendfsync, root=root) as server:
+    """A server of the *kind* `newer` (it has WAITAOF) or `older`; skips the test without one."""
+    with running_redis(appendfsync, root=root_of(kind)) as server:
         async with open_redis(server.url) as redis:
             yield server, redis
 

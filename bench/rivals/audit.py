@@ -12,7 +12,9 @@ from bench.servers import RunFailed
 from shared.connections import Pool, reading
 
 _POLL_S = 0.2
-_QUIET_S = 1.0
+#: Nothing has been applied for so long: there is nothing more, be it that all is there
+#: or that some of it is lost.
+_QUIET_S, _QUIET_MISSING_S = 1.0, 10.0
 _TIMEOUT_S = 90.0
 
 
@@ -27,10 +29,10 @@ class Verdict:
     doubled: int
 
 
-async def settled(pool: Pool, expected: int, not_before_s: float) -> None:
-    """Return once nothing more is applied, which nobody knows before *not_before_s* (monotonic).
+async def settled(pool: Pool, acknowledged: AbstractSet[int], not_before_s: float) -> Verdict:
+    """What became of the *acknowledged*, once nothing more is applied.
 
-    Raises `RunFailed` if it never ends.
+    Nobody knows that before *not_before_s* (monotonic). Raises `RunFailed` if it never ends.
     """
     deadline_s = time.monotonic() + _TIMEOUT_S
     count, quiet_since_s = -1, time.monotonic()
@@ -39,10 +41,12 @@ async def settled(pool: Pool, expected: int, not_before_s: float) -> None:
         if now != count:
             count, quiet_since_s = now, time.monotonic()
         now_s = time.monotonic()
-        if now_s >= not_before_s and now_s - quiet_since_s >= _QUIET_S:
-            return
+        found = await verdict(pool, acknowledged)
+        quiet_s = _QUIET_MISSING_S if found.lost else _QUIET_S
+        if now_s >= not_before_s and now_s - quiet_since_s >= quiet_s:
+            return found
         if now_s > deadline_s:
-            raise RunFailed(f"events still arrive after {_TIMEOUT_S:.0f} s: {count} of {expected}")
+            raise RunFailed(f"events still arrive after {_TIMEOUT_S:.0f} s: {found}")
         await asyncio.sleep(_POLL_S)
 
 

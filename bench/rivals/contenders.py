@@ -31,6 +31,8 @@ class Contender:
     kind: Kind = Kind.OURS
     #: So long after a kill everything it will ever repeat has been repeated.
     recovery_s: float = 4.0
+    #: What a dead consumer left is looked for when one starts, and else only after minutes.
+    looks_at_start: bool = False
     #: Consumers of a run in which every event is noted, where these are others.
     audited: tuple[tuple[str, ...], ...] = field(default=())
     #: Is it held against moonwake? Its own variant is not.
@@ -98,7 +100,8 @@ CONTENDERS = (
             ),
         ),
         kind=Kind.CELERY,
-        recovery_s=24.0,
+        recovery_s=12.0,
+        looks_at_start=True,
     ),
     Contender(
         "BullMQ",

@@ -35,6 +35,8 @@ _KEYS = 400
 #: A server that has said nothing for so long has said all there is to a COMMIT.
 _ANSWERED_S = 0.05
 _HIT_TIMEOUT_S = 15.0
+#: A consumer that starts has looked for what a dead one left.
+_LOOK_S = 6.0
 _POLL_S = 0.005
 
 
@@ -104,8 +106,11 @@ async def kill_once(
         finally:
             sending.cancel()
             await asyncio.wait([sending])
-        await audit.settled(pool, events, killed_at_s + contender.recovery_s)
-        found = await audit.verdict(pool, clients.acknowledged)
+        found = await audit.settled(pool, clients.acknowledged, killed_at_s + contender.recovery_s)
+        if contender.looks_at_start:
+            await _restart(stage)
+            looked_at_s = time.monotonic() + _LOOK_S
+            found = await audit.settled(pool, clients.acknowledged, looked_at_s)
     return Killed(moment, found.acknowledged, found.lost, found.doubled)
 
 
@@ -141,6 +146,13 @@ async def _kill(stage: Stage, window: _Window, moment: Moment) -> None:
         await asyncio.wait_for(window.hit.wait(), _HIT_TIMEOUT_S)
     except TimeoutError:
         raise RunFailed("not injected: the consumer sent no COMMIT") from None
+
+
+async def _restart(stage: Stage) -> None:
+    """Stop the one that was killed in order, and start it once more."""
+    await asyncio.to_thread(stage.victim.stop)
+    with _in_root():
+        stage.victim.launch()
 
 
 def _beats(events: int) -> Iterator[Beat]:

@@ -31,8 +31,11 @@ class Sustained:
     events: int
     accepted_per_s: float
     p99_ms: float
-    #: Accepted and in MySQL: events / time from the first request until the last is there.
+    #: Accepted and in MySQL: events / the time in which they arrived there, or in which they
+    #: were accepted if that is longer (who writes once a second has its first batch at once).
     sustained_per_s: float
+    #: How long after the load the last of them was in MySQL.
+    behind_s: float
     #: User and system time per 1,000 events of front, consumers, Redis and MariaDB.
     cpu_s_per_1000: float
     front_cpu_s: float
@@ -63,18 +66,18 @@ async def measure(lab: Lab, contender: Contender, scripts: Scripts, duration_s: 
             before = await watch.arrived()
             watch.peak_bytes = 0
             cpu = _cpu(lab, stage)
-            begun_s = time.monotonic()
             load = await watch.until_settled(scripts.measured, duration_s, before)
-            took_s = watch.complete_at_s - begun_s
             front, consumers, redis, mysql = (
                 after - earlier for after, earlier in zip(_cpu(lab, stage), cpu, strict=True)
             )
             await _check(pool, before, load.requests)
+    accepting_s = load.requests / load.requests_per_s
     return Sustained(
         load.requests,
         load.requests_per_s,
         load.p99_ms,
-        load.requests / took_s,
+        load.requests / max(accepting_s, watch.complete_at_s - watch.first_at_s),
+        watch.complete_at_s - watch.loaded_at_s,
         (front + consumers + redis + mysql) / load.requests * 1000,
         front,
         consumers,
@@ -90,6 +93,8 @@ class _Watch:
     def __init__(self, lab: Lab, stage: Stage, pool: Pool) -> None:
         self._lab, self._stage, self._pool = lab, stage, pool
         self.peak_bytes = 0
+        #: When the first event of the load was seen in MySQL, and when the load had ended.
+        self.first_at_s = self.loaded_at_s = 0.0
         #: When the last of the accepted events was seen in MySQL.
         self.complete_at_s = 0.0
 
@@ -101,11 +106,15 @@ class _Watch:
         argv = wrk.command(script, self._stage.url, duration_s)
         process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
         reporting = asyncio.create_task(process.communicate())
+        self.first_at_s = 0.0
         while not reporting.done():
             self._see_memory()
+            if not self.first_at_s and await self.arrived() > before:
+                self.first_at_s = time.monotonic()
             await asyncio.wait([reporting], timeout=_POLL_S)
+        self.loaded_at_s = self.complete_at_s = time.monotonic()
+        self.first_at_s = self.first_at_s or self.loaded_at_s
         load = wrk.load_of(reporting.result()[0].decode())
-        self.complete_at_s = time.monotonic()
         await self._settle(before + load.requests)
         return load
 

@@ -25,7 +25,7 @@ _UNFIT = {
 }
 #: What lets WAITAOF answer at once: name, value, why not another.
 _FSYNCS_AT_ONCE = (
-    ("appendfsync", "always", "each acknowledgement waits for the next fsync, up to a second"),
+    ("appendfsync", "always", "each acknowledgement waits for the next fsync, a second or two"),
     (
         "no-appendfsync-on-rewrite",
         "no",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from shared.connections import Pool
 from shared.streams import EntryId, entry_id
@@ -14,7 +15,8 @@ SELECT shard, incarnation, last_ms, last_seq, base, ordinal, applied, dead, lost
 FROM stream_checkpoints WHERE stream = %s
 """
 _INCIDENTS = """
-SELECT id, shard, incarnation, cause, lost, exact, after_id, before_id
+SELECT id, shard, incarnation, cause, lost, exact, after_id, before_id,
+    CAST(UNIX_TIMESTAMP(detected_at) * 1000 AS UNSIGNED)
 FROM incidents WHERE stream = %s ORDER BY id
 """
 _LETTERS = "SELECT shard, entry_id FROM dead_letters WHERE stream = %s"
@@ -42,12 +44,14 @@ async def accounts(pool: Pool) -> dict[int, Account]:
 
 async def incidents(pool: Pool) -> list[Incident]:
     """Every loss and every new incarnation that moonwake has written down."""
-    return [
-        Incident(number, shard, incarnation, cause, lost, bool(exact), _id(after), _id(before))
-        for number, shard, incarnation, cause, lost, exact, after, before in await rows(
-            pool, _INCIDENTS, STREAM
-        )
-    ]
+    return [_incident(*row) for row in await rows(pool, _INCIDENTS, STREAM)]
+
+
+def _incident(*row: Any) -> Incident:
+    number, shard, incarnation, cause, lost, exact, after, before, at_ms = row
+    return Incident(
+        number, shard, incarnation, cause, lost, bool(exact), _id(after), _id(before), at_ms
+    )
 
 
 async def letters(pool: Pool) -> list[tuple[int, EntryId]]:

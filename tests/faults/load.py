@@ -16,10 +16,10 @@ import orjson
 from api.play_records import PATH
 from shared.cookies import sign
 from shared.keys import shard_of
-from shared.settings import Settings
 from tests.faults.histories import History, Outcome, Write
 from tests.faults.http_client import HttpClient, NoAnswer, NotSent
 from tests.faults.lives import Life, Step
+from tests.faults.site import Site
 
 #: An answer takes two seconds at most while the front is alive.
 _TIMEOUT_S = 8.0
@@ -30,12 +30,11 @@ _READ_SHARE = 0.4
 class Load:
     """So many users at a time, each with a connection to every front, until it is stopped."""
 
-    def __init__(
-        self, settings: Settings, ports: Sequence[int], epochs: Sequence[int], seed: int
-    ) -> None:
-        self._settings = settings
-        self._ports = ports
-        self._epochs = epochs
+    def __init__(self, site: Site, seed: int) -> None:
+        self._settings = site.settings
+        self._ports = [front.port for front in site.fronts]
+        self._epochs = site.epochs
+        self._note = site.note
         self._seed = seed
         self._stopping = asyncio.Event()
         #: Everybody who ever wrote.
@@ -86,6 +85,10 @@ class Load:
 
     def cookie_of(self, user: str) -> str:
         return f"user_auth={sign(user, 'user', self._settings.password, 0)}"
+
+    def tell_stale(self, what: str) -> None:
+        self.stale.append(what)
+        self._note(f"stale read: {what}")
 
     @property
     def ports(self) -> Sequence[int]:
@@ -181,4 +184,5 @@ class _Visitor:
         self._load.counts["reads judged"] += 1
         shown = {key: fields["nonce"] for key, fields in orjson.loads(answer.body).items()}
         wrong = self._history.judge(shown, epoch, began_at_s, time.monotonic())
-        self._load.stale += [f"{self._history.user} at {front.name}: {line}" for line in wrong]
+        for line in wrong:
+            self._load.tell_stale(f"{self._history.user} (shard {shard}) at {front.name}: {line}")

@@ -36,7 +36,7 @@ def losses_of(
         for shard in rewind.shards:
             told = [left.pop(each) for each in sorted(rewind.incidents[shard]) if each in left]
             where = f"rewind {number}, shard {shard}"
-            _judge(found, where, rewind.gone(shard), told, acknowledged)
+            _judge(found, where, rewind.gone(shard), rewind.counted_by(told), acknowledged)
     for incident in left.values():
         if incident.lost:
             found.differences.append(f"nothing was taken away, and yet there is {incident}")
@@ -51,14 +51,12 @@ def _judge(
     acknowledged: Set[str],
 ) -> None:
     """Settle which of *gone* were lost, and compare their number with what was *told*."""
-    # A restart within the window is an incident too; where one counts something, it is that.
-    counting = [each for each in told if each.lost] or [each for each in told if not each.exact]
-    missing = {entry.identity for incident in counting for entry in incident.lost_of(gone)}
+    missing = {entry.identity for incident in told for entry in incident.lost_of(gone)}
     found.lost |= missing
-    count = sum(incident.lost for incident in counting)
-    is_exact = all(incident.exact for incident in counting)
-    found.exact += sum(incident.exact for incident in counting)
-    found.at_least += sum(not incident.exact for incident in counting)
+    count = sum(incident.lost for incident in told)
+    is_exact = all(incident.is_exact for incident in told)
+    found.exact += sum(incident.is_exact for incident in told)
+    found.at_least += sum(not incident.is_exact for incident in told)
     fewest = len(missing & acknowledged) if is_exact else 0
     if not fewest <= count <= len(missing):
         how = "exactly" if is_exact else "at least"

@@ -14,7 +14,7 @@ from ops.mysql_server import Account, MysqlServer
 from shared.streams import EntryId
 from tests.databases import NO_SUCH_SESSION, admin
 from tests.faults.mysql_wire import packets
-from tests.faults.tcp_proxy import TcpProxy
+from tests.faults.tcp_proxy import TcpProxy, running_proxy
 from tests.plays import STREAM, select
 from tests.servers import running_mysql
 from tests.waiting import until
@@ -116,19 +116,18 @@ def _port_of(host: str) -> int:
 
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[MysqlControl]:
-    """A server with an empty database of the account's, behind its proxy; killed at the end."""
+    """A server of its own under control, killed at the end."""
     with running_mysql(folder / "mysql") as server:
-        async with admin(server) as cursor:
-            await _create_account(cursor, ACCOUNT)
-        proxy = TcpProxy(server.port, packets)
-        await proxy.start()
-        try:
-            yield MysqlControl(server, proxy)
-        finally:
-            await proxy.close()
+        async with controlled(server) as control:
+            yield control
 
 
-async def _create_account(cursor: Cursor, account: Account) -> None:
-    await cursor.execute(f"CREATE DATABASE {account.database} CHARACTER SET utf8mb4")
-    await cursor.execute(f"CREATE USER {account.user} IDENTIFIED BY '{account.password}'")
-    await cursor.execute(f"GRANT ALL ON {account.database}.* TO {account.user}")
+@asynccontextmanager
+async def controlled(server: MysqlServer) -> AsyncIterator[MysqlControl]:
+    """*server* with an empty database of the account's, behind a proxy."""
+    async with admin(server) as cursor:
+        await cursor.execute(f"CREATE DATABASE {ACCOUNT.database} CHARACTER SET utf8mb4")
+        await cursor.execute(f"CREATE USER {ACCOUNT.user} IDENTIFIED BY '{ACCOUNT.password}'")
+        await cursor.execute(f"GRANT ALL ON {ACCOUNT.database}.* TO {ACCOUNT.user}")
+    async with running_proxy(server.port, packets) as proxy:
+        yield MysqlControl(server, proxy)

@@ -35,12 +35,16 @@ async def refuse_unless(
 
 @asynccontextmanager
 async def undrained(site: Site) -> AsyncIterator[None]:
-    """Inside this block nothing that MySQL says reaches a worker, nor the reverse."""
-    site.mysql.proxy.freeze()
+    """Inside this block nothing new gets into MySQL.
+
+    Refused, not only silent: a batch that is in a worker's hands already would be
+    committed afterwards, and its entries would not be lost.
+    """
     try:
+        await site.mysql.disconnect_clients()
         yield
     finally:
-        site.mysql.proxy.thaw()
+        site.mysql.proxy.heal()
 
 
 async def added(site: Site) -> list[int]:
@@ -110,7 +114,7 @@ class _Stranger(Fault):
             return len(await backlog(site, shard)) >= _BACKLOG
 
         async with undrained(site):
-            await refuse_unless(there_is_a_backlog, "a backlog grows while MySQL is silent")
+            await refuse_unless(there_is_a_backlog, "a backlog grows while MySQL is away")
             command = self.command(site, shard, await backlog(site, shard))
             async with site.rewinding([shard]), site.redis.direct() as redis:
                 taken = await site.last_words(redis, *command)

@@ -18,9 +18,11 @@ class Incident:
     incarnation: int
     cause: str
     lost: int
-    exact: bool
+    is_exact: bool
     after: EntryId
     before: EntryId
+    #: When it was detected, by MySQL's clock.
+    at_ms: int = 0
 
     def lost_of(self, gone: Sequence[Entry]) -> Sequence[Entry]:
         """Those of *gone*, which are in order, that it says were never applied.
@@ -40,6 +42,8 @@ class Rewind:
 
     def __init__(self, shards: Sequence[int]) -> None:
         self.shards = list(shards)
+        #: The last moment at which nothing was gone yet, by the machine's clock.
+        self.whole_at_ms = 0
         #: Shards on which the workers have not gone on yet.
         self.open = set(shards)
         #: shard -> ids of the incidents that were written because of it.
@@ -51,10 +55,20 @@ class Rewind:
 
     def begin(self, tap: Tap) -> None:
         """The new tapes have begun."""
+        self.whole_at_ms = tap.whole_at_ms
         for shard in self.shards:
             before, now = tap.tapes[shard][-2:]
             self._tapes[shard] = before, now
             self._old[shard] = len(now.entries)
+
+    def counted_by(self, told: Sequence[Incident]) -> list[Incident]:
+        """Those of *told* that speak of what is gone: the first, and any that counts something.
+
+        A server's restart is an incident too, which other faults bring about: before this
+        rewind, or after it.
+        """
+        later = [incident for incident in told if incident.at_ms >= self.whole_at_ms]
+        return [incident for incident in told if incident.lost or incident in later[:1]]
 
     def gone(self, shard: int) -> list[Entry]:
         """Entries of the old tape that the new one lacks, in order."""

@@ -92,8 +92,7 @@ class _Run:
         self._show = show
         self._phase = "load and faults"
         self._started_s = time.monotonic()
-        ports = [front.port for front in site.fronts]
-        self._load = Load(site.settings, ports, site.epochs, options.seed)
+        self._load = Load(site, options.seed)
         self._injector = Injector(site, options.kinds, options.seed)
         self._supervisor = Supervisor(site)
         self._clerk = Clerk(site, pool)

@@ -8,6 +8,7 @@ tape, which holds what was left of it and all that is added.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -61,6 +62,8 @@ class Tap:
         self._direct = direct
         self._lock = asyncio.Lock()
         self.tapes = [[Tape()] for _ in range(shards)]
+        #: When a stream was last read to its end before something was taken from it.
+        self.whole_at_ms = 0
 
     async def catch_up(self) -> None:
         """Read every stream of the present master to its end. Raises `StoreDown`."""
@@ -75,6 +78,7 @@ class Tap:
         """
         for shard in range(len(self.tapes)):
             await self._read(redis, shard)
+        self.whole_at_ms = time.time_ns() // 1_000_000
         with redis_errors():
             async with redis.pipeline(transaction=True) as pipe:
                 for stream, tapes in zip(self._streams, self.tapes, strict=True):

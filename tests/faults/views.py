@@ -13,6 +13,7 @@ from tests.faults.histories import History
 from tests.faults.http_client import HttpClient, NoAnswer, NotSent
 from tests.faults.site import Site
 from tests.mysql_state import records
+from tests.plays import STREAM
 
 #: The last ones who wrote: their cached copies and overlays are the newest.
 _USERS = 200
@@ -37,8 +38,23 @@ async def compare_views(site: Site, pool: Pool, histories: Sequence[History]) ->
             shown = _positions(answer.body) if answer.status == 200 else answer.status
             if shown != expected:
                 found.append(f"{front.name} shows {history.user} {shown}, MySQL has {expected}")
+                await _keep_evidence(site, history)
         client.close()
     return found
+
+
+async def _keep_evidence(site: Site, history: History) -> None:
+    """Note what Redis holds of a user."""
+    user = site.keys.play_records(history.shard, history.user)
+    async with site.redis.direct() as redis:
+        pipe = redis.pipeline(transaction=True)
+        pipe.get(user.version).hgetall(user.pending).hgetall(user.cached)
+        pipe.hgetall(site.keys.checkpoint(STREAM, history.shard))
+        version, pending, cached, published = await pipe.execute()
+    site.note(
+        f"evidence: {user.cached}\n  version {version}\n  published {published}\n"
+        f"  pending {pending}\n  cached {cached}"
+    )
 
 
 def _positions(body: bytes) -> dict[str, int]:

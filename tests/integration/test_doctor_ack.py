@@ -23,11 +23,11 @@ from tests.findings import finding
 @pytest.mark.parametrize(
     ("kind", "level", "values", "found_as", "named"),
     [
-        ("plain", "memory", {"appendonly": "no"}, Level.OK, "memory"),
-        ("plain", "fsync", {}, Level.OK, "appendfsync always"),
-        ("plain", "fsync", {"appendonly": "no"}, Level.ERROR, "append-only file is off"),
-        ("plain", "fsync", {"appendfsync": "everysec"}, Level.ERROR, "it has no WAITAOF"),
-        ("plain", "replica", {}, Level.ERROR, "no replica that is in step"),
+        ("older", "memory", {"appendonly": "no"}, Level.OK, "memory"),
+        ("older", "fsync", {}, Level.OK, "appendfsync always"),
+        ("older", "fsync", {"appendonly": "no"}, Level.ERROR, "append-only file is off"),
+        ("older", "fsync", {"appendfsync": "everysec"}, Level.ERROR, "it has no WAITAOF"),
+        ("older", "replica", {}, Level.ERROR, "no replica that is in step"),
         ("newer", "fsync", {}, Level.OK, "WAITAOF"),
         ("newer", "fsync", {"appendonly": "no"}, Level.ERROR, "append-only file is off"),
         ("newer", "fsync", {"appendfsync": "everysec"}, Level.WARNING, "appendfsync is everysec"),
@@ -64,7 +64,7 @@ async def test_a_replica_in_step_is_enough_and_nothing_is_written() -> None:
 
 async def test_where_config_is_denied_it_says_what_is_not_known() -> None:
     """A hosted Redis 7.0 with a file may fsync or not: only who runs it knows."""
-    async with redis_of("plain", "always") as (server, redis):
+    async with redis_of("older", "always") as (server, redis):
         await deny_config(redis)
         url = server.url.replace("redis://", f"redis://{HOSTED}@")
         settings = replace(settings_on(server, "fsync"), redis_url=url)

@@ -111,7 +111,7 @@ def _column(text: str) -> str:
 
 # --- statements ---------------------------------------------------------------------
 
-_TEXT = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_TEXT = re.compile(r"""('(?:[^']|'')*')|"((?:[^"\\]|\\.)*)\"""")
 _TARGET = re.compile(r"(SET |, )(\w+)\.(\w+ =)")
 _RENAMED = (
     (re.compile(r"\bGREATEST\("), "MAX("),
@@ -162,6 +162,8 @@ def _renamed(text: str) -> str:
 
 
 def _quoted(match: re.Match[str]) -> str:
+    if match[1] is not None:  # by the connection's own `literal`
+        return match[1]
     value: str = orjson.loads(match[0])
     return "'" + value.replace("'", "''") + "'"
 

@@ -225,7 +225,7 @@ class RedisServer:
         del stream.ids[:gone], stream.entries[:gone]
         return gone
 
-    def xsetid(self, key: str, last: str, *more: Any) -> bool:
+    def xsetid(self, key: str, last: str, *more: Any) -> bytes:
         stream = self._get(key, Stream)
         if stream is None:
             raise ResponseError("no such key")
@@ -238,7 +238,7 @@ class RedisServer:
         options = {str(name).upper(): value for name, value in zip(*[iter(more)] * 2, strict=True)}
         if "ENTRIESADDED" in options:
             stream.added = int(options["ENTRIESADDED"])
-        return True
+        return b"OK"
 
     # --- what happens to it ---------------------------------------------------------------
 

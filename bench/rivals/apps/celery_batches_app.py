@@ -3,8 +3,10 @@ celery with celery-batches over Redis.
 
 One worker of the solo pool: a batch at a time is what counts right, and nothing is
 pickled to a child. Batches of 500 or what came in half a second, prefetch to match;
-acknowledged late, unacknowledged ones come back after 8 s, no results. `delay()` blocks,
-and is called in the event loop all the same: a thread for each costs more than it takes.
+acknowledged late, no results. Unacknowledged ones may come back after 8 s, but a consumer
+looks for them only when it starts and every 100 s: the bench restarts it for that.
+`delay()` blocks, and is called in the event loop all the same: a thread for each costs
+more than it takes.
 """
 
 from __future__ import annotations
