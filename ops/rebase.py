@@ -23,7 +23,7 @@ from shared.connections import redis_errors, transaction
 from shared.errors import MoonwakeError
 from shared.keys import Keys, UserKeys
 from shared.published import Checkpoint, publish
-from shared.streams import EntryId, StreamInfo, entry_id, now_ms_of, stream_info
+from shared.streams import EntryId, StreamInfo, entry_id, now_ms_of, stamp_of, stream_info
 from worker import checkpoints
 from worker.deps import Deps
 from worker.sinks import Sink
@@ -83,7 +83,7 @@ async def _now_without_workers(deps: Deps) -> int:
 
 async def _ahead_ms(deps: Deps, stream: str, shard: int, now_ms: int) -> int:
     """How far the shard's ids are ahead, in Redis or in MySQL; 0 up to a minute."""
-    info, _ = await _look(deps.redis, deps.keys.stream(stream, shard))
+    info, _, _ = await _look(deps.redis, deps.keys.stream(stream, shard))
     committed = await checkpoints.load(deps.pool, stream, shard)
     ahead_ms = max(info.last, committed.last).ms - now_ms
     return ahead_ms if ahead_ms > ID_AHEAD_MS else 0
@@ -95,14 +95,14 @@ async def _rebase_shard(deps: Deps, sink: Sink, shard: int) -> Rebased:
         await deps.redis.set(stop, _CUT_OFF, nx=True)
     async with transaction(deps.pool) as cursor:
         old = await checkpoints.lock(cursor, sink.stream, shard)
-        before, now_ms = await _look(deps.redis, key)
+        before, now_ms, _ = await _look(deps.redis, key)
         if before.last.ms - now_ms > ID_AHEAD_MS:
             try:
                 await _empty(deps.redis, key, old)
             except NotIdle:
                 await _lift_stop(deps.redis, stop)
                 raise
-        info, _ = await _look(deps.redis, key)
+        info, _, stamp = await _look(deps.redis, key)
         # What stands in the stream now came after it was emptied, and waits.
         if old.base + info.added != old.ordinal + info.length:
             raise NotIdle(f"the books of {sink.stream}:{shard} do not balance: moonwake status")
@@ -113,11 +113,13 @@ async def _rebase_shard(deps: Deps, sink: Sink, shard: int) -> Rebased:
             batch_no=old.batch_no + 1,
             last=last,
             floor_ms=0,
+            replid=stamp,
+            stamps=old.knowing({stamp}),
         )
         await checkpoints.advance(cursor, sink.stream, shard, old, new, info)
     users = [user async for user in _forget_overlays(deps, sink, shard, now_ms)]
     checkpoint_key = deps.keys.checkpoint(sink.stream, shard)
-    await publish(deps.redis, checkpoint_key, new, uuid.uuid4().hex, users)
+    await publish(deps.redis, (checkpoint_key, key), new, uuid.uuid4().hex, users)
     await _lift_stop(deps.redis, stop)
     ahead_ms = max(before.last, old.last).ms - now_ms
     return Rebased(shard, ahead_ms // 1000, last, new.incarnation)
@@ -130,14 +132,15 @@ async def _lift_stop(redis: Redis, key: str) -> None:
             await redis.delete(key)
 
 
-async def _look(redis: Redis, key: str) -> tuple[StreamInfo, int]:
-    """The stream, and Redis' time."""
+async def _look(redis: Redis, key: str) -> tuple[StreamInfo, int, str]:
+    """The stream, Redis' time and its stamp."""
     with redis_errors():
         async with redis.pipeline(transaction=True) as pipe:
             pipe.xinfo_stream(key)
             pipe.time()
-            about, time = await pipe.execute(raise_on_error=False)
-    return stream_info(about), now_ms_of(time)
+            pipe.info("replication")
+            about, time, replication = await pipe.execute(raise_on_error=False)
+    return stream_info(about), now_ms_of(time), stamp_of(replication)
 
 
 async def _empty(redis: Redis, key: str, committed: Checkpoint) -> None:

@@ -20,7 +20,7 @@ from shared.connections import exchange
 from shared.durability import IN_MEMORY, MEMORY, proven
 from shared.errors import AckUnmet, AppendRefused, StoreDown
 from shared.keys import Keys
-from shared.streams import Append, append_arguments, entry_id, now_ms_of, script
+from shared.streams import Append, AppendLimits, append_arguments, entry_id, now_ms_of, script
 from shared.witness import Sighting, Witness
 
 _APPEND = script("append").encode()
@@ -138,7 +138,9 @@ class AppendConnection:
         """`_call` in time, or none of it lands any more."""
         not_after_ms = self._clock.now_ms() + int(self._timeout_s * 1000)
         arguments = [
-            append_arguments(self._keys, self._stream, shard, group, not_after_ms)
+            append_arguments(
+                self._keys, self._stream, shard, group, self._limits(shard, not_after_ms)
+            )
             for shard, group in calls
         ]
         try:
@@ -151,6 +153,12 @@ class AppendConnection:
                 raise
             await self._until(not_after_ms)
             raise AppendRefused(f"Redis did not answer in time: {error!r}") from error
+
+    def _limits(self, shard: int, not_after_ms: int) -> AppendLimits:
+        seen = None if self._witness is None else self._witness.last_seen(shard)
+        if seen is None:
+            return AppendLimits(not_after_ms)
+        return AppendLimits(not_after_ms, seen.stamp, seen.added, seen.last.ms)
 
     async def _call(
         self, connection: Connection, arguments: list[tuple[Any, ...]]

@@ -14,6 +14,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from shared.connections import redis_errors
+from shared.errors import Rewound
 from shared.keys import UserKeys
 from shared.streams import BEGINNING, EntryId, script
 
@@ -104,7 +105,7 @@ class BatchWork:
 
 async def publish(
     redis: Redis,
-    key: str,
+    keys: tuple[str, str],
     checkpoint: Checkpoint,
     token: str,
     outdated: Iterable[UserKeys] = (),
@@ -112,20 +113,26 @@ async def publish(
 ) -> bool:
     """Publish *checkpoint* if it is newer, and drop the cached copies of *outdated* users.
 
-    Both in one script (protocol 16). *token* is a fresh version: a reader that is
-    loading meanwhile must not fill the cache. *work* is added to the shard's figures.
-    False: a later checkpoint is published.
+    Both in one script (protocol 16). *keys* are those of the published copy and of the
+    stream. *token* is a fresh version: a reader that is loading meanwhile must not fill the
+    cache. *work* is added to the shard's figures. False: a later checkpoint is published.
+    Raises `Rewound` where the stream is another than it was: readers would take its new
+    entries for old.
     """
-    keys = [key]
+    names = [*keys]
     for user in outdated:
-        keys += (user.version, user.cached)
+        names += (user.version, user.cached)
     done = work or BatchWork()
     fields: list[Any] = [checkpoint.incarnation, checkpoint.batch_no, token]
     fields += (done.entries, done.rows, done.write_ms)
+    fields += (checkpoint.replid, checkpoint.ordinal - checkpoint.base)
     for name, value in _published_fields(checkpoint).items():
         fields += (name, value)
     with redis_errors():
-        return bool(await redis.register_script(script("publish"))(keys, fields))
+        answer = await redis.register_script(script("publish"))(names, fields)
+    if answer < 0:
+        raise Rewound("the stream is not the one that was drained")
+    return bool(answer)
 
 
 def _published_fields(checkpoint: Checkpoint) -> dict[str, int | str]:

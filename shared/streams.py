@@ -203,12 +203,22 @@ class Append:
     has_save_time: bool = False
 
 
+class AppendLimits(NamedTuple):
+    """When a group may still be appended, and after what."""
+
+    not_after_ms: int
+    #: Of the stream as it was last seen; empty, 0 and 0 where it never was.
+    stamp: str = ""
+    added: int = 0
+    last_ms: int = 0
+
+
 def append_arguments(
-    keys: Keys, stream: str, shard: int, group: Sequence[Append], not_after_ms: int
+    keys: Keys, stream: str, shard: int, group: Sequence[Append], limits: AppendLimits
 ) -> tuple[Any, ...]:
     """KEYS count, KEYS and ARGV of append.lua for the events of one shard, or none."""
     names: list[Any] = [keys.stream(stream, shard), keys.checkpoint(stream, shard)]
-    values: list[Any] = [not_after_ms]
+    values: list[Any] = [*limits]
     for event in group:
         user = event.user
         names += (user.pending, user.version, user.cached)

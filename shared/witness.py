@@ -90,6 +90,9 @@ class Witness:
             if shard not in but and self._looked_s.get(shard, 0.0) < before_s
         ]
 
+    def last_seen(self, shard: int) -> Sighting | None:
+        return self._seen.get(shard)
+
     def saw(self, shard: int, seen: Sighting, *, appended: int) -> None:
         """Take in what a script told after it had *appended* so many entries itself."""
         before = self._seen.get(shard)

@@ -206,7 +206,7 @@ class ShardDrain:
         outdated = {*sink.outdated(batch.fold), *self._dead_users(batch)}
         keys = [sink.user_keys(shard, name) for name in outdated]
         token = uuid.uuid4().hex
-        if not await publish(redis, self._published, checkpoint, token, keys, work):
+        if not await publish(redis, (self._published, self._key), checkpoint, token, keys, work):
             # Readers know of a later batch, which need not have known of these users.
             await forget(redis, keys, token)
         await self._trim(checkpoint, batch)

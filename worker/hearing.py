@@ -19,6 +19,7 @@ from shared.witness import Testimony, forget_testimonies
 from worker import checkpoints, incidents
 from worker.deps import Deps
 from worker.incidents import Cause, Incident
+from worker.retained import read_retained
 
 log = structlog.get_logger()
 
@@ -95,13 +96,15 @@ async def hear_late(
 
     Raises `CheckpointMoved` if another worker is ahead.
     """
-    new = committed
+    new, survived = committed, await _foreign(deps, stream, shard, committed, late)
     async with transaction(deps.pool) as cursor:
         if await checkpoints.lock(cursor, stream, shard) != committed:
             raise CheckpointMoved(f"{stream} shard {shard}")
         for incarnation in sorted({each.sighting.incarnation for each in late}):
             about = [each for each in late if each.sighting.incarnation == incarnation]
-            more = await _amend(cursor, stream, shard, committed, about)
+            found = await incidents.find_end(cursor, stream, shard, incarnation)
+            of_unseen = None if found else _unseen(committed, about, survived)
+            more = await _amend(cursor, stream, shard, found or of_unseen, about)
             new = replace(new, base=new.base + more, lost=new.lost + more)
         if new != committed:
             new = replace(new, batch_no=new.batch_no + 1)
@@ -110,22 +113,65 @@ async def hear_late(
     return new
 
 
-async def _amend(
-    cursor: Cursor, stream: str, shard: int, committed: Checkpoint, late: Sequence[Testimony]
+async def _foreign(
+    deps: Deps, stream: str, shard: int, committed: Checkpoint, late: Sequence[Testimony]
 ) -> int:
-    """Add *late*, all about one incarnation, to the incident that ended it, which is made
-    where there is none; how many more entries are lost.
+    """Entries that carry no stamp: of a master that nobody saw they may all have survived."""
+    if all(each.sighting.stamp in committed.stamps for each in late):
+        return 0
+    retained = await read_retained(
+        deps.redis,
+        deps.keys.stream(stream, shard),
+        committed.last,
+        known=(),
+        known_later=(),
+        seen=BEGINNING,
+    )
+    return retained.info.added - retained.own
+
+
+def _unseen(committed: Checkpoint, late: Sequence[Testimony], survived: int) -> Incident | None:
+    """An incarnation that ended before any worker saw one of its own entries.
+
+    None where the testimonies are not about such a one.
+    """
+    unknown = [each for each in late if each.sighting.stamp not in committed.stamps]
+    if not unknown:
+        return None
+    return Incident(
+        incarnation=late[0].sighting.incarnation,
+        cause=Cause.MASTER_CHANGED,
+        lost=0,
+        is_exact=False,
+        after=BEGINNING,
+        before=max(each.sighting.last for each in unknown),
+        position=BEGINNING,
+        ended_stamp=unknown[0].sighting.stamp,
+        stamp=committed.replid,
+        base=0,
+        seen_added=survived,
+        expected=frozenset({_NOBODY} if survived else ()),
+    )
+
+
+async def _amend(
+    cursor: Cursor, stream: str, shard: int, old: Incident | None, late: Sequence[Testimony]
+) -> int:
+    """Add *late*, all about one incarnation, to the incident that ended it; how many more
+    entries are lost.
     """
     incarnation = late[0].sighting.incarnation
-    old = await incidents.find_end(cursor, stream, shard, incarnation)
-    found = old or _unseen(committed, late)
-    told = [each for each in late if not each.again and each.sighting.stamp == found.ended_stamp]
+    told = [
+        each
+        for each in late
+        if old is not None and not each.again and each.sighting.stamp == old.ended_stamp
+    ]
     if len(told) < len(late):
         log.warning("testimony_unclear", stream=stream, shard=shard, incarnation=incarnation)
-    if not told and old is None:
-        return 0
-    new = _amended(found, told, is_all=len(told) == len(late))
     if old is None:
+        return 0
+    new = _amended(old, told, is_all=len(told) == len(late))
+    if not old.id:
         await incidents.insert(cursor, stream, shard, new)
     elif new != old:
         await incidents.amend(cursor, stream, shard, old, new)
@@ -138,25 +184,7 @@ async def _amend(
             lost=new.lost,
             exact=new.is_exact,
         )
-    return new.lost - found.lost
-
-
-def _unseen(committed: Checkpoint, late: Sequence[Testimony]) -> Incident:
-    """An incarnation that ended before any worker saw one of its entries: all are lost."""
-    unknown = [each for each in late if each.sighting.stamp not in committed.stamps]
-    return Incident(
-        incarnation=late[0].sighting.incarnation,
-        cause=Cause.MASTER_CHANGED,
-        lost=0,
-        is_exact=False,
-        after=BEGINNING,
-        before=max((each.sighting.last for each in unknown), default=BEGINNING),
-        position=BEGINNING,
-        ended_stamp=min((each.sighting.stamp for each in unknown), default=_NOBODY),
-        stamp=committed.replid,
-        base=0,
-        seen_added=0,
-    )
+    return new.lost - old.lost
 
 
 def _amended(old: Incident, told: Sequence[Testimony], *, is_all: bool) -> Incident:

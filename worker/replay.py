@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Any
 
 from shared.connections import transaction
-from shared.errors import DataRefused, InvalidField, StoreDown, Transient
+from shared.errors import DataRefused, InvalidField, Rewound, StoreDown, Transient
 from shared.events import TIME_MS_MAX
 from shared.keys import shard_of
 from shared.published import Checkpoint
@@ -145,6 +145,6 @@ async def _publish(deps: Deps, sink: Sink, moved: dict[int, Checkpoint]) -> Verd
     try:
         for shard, checkpoint in moved.items():
             await publish_committed(deps, sink, shard, checkpoint)
-    except (StoreDown, Transient):
+    except (Rewound, StoreDown, Transient):
         return Verdict.UNPUBLISHED
     return Verdict.REPLAYED

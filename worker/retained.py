@@ -44,6 +44,8 @@ class Retained:
     latest: int = 0
     #: Of the last entry that is not new; empty where none carries one.
     old_stamp: str = ""
+    #: Those that moonwake appended.
+    own: int = 0
     first: EntryId | None = None
     first_new: EntryId | None = None
     stamps: set[str] = field(default_factory=set)
@@ -52,6 +54,7 @@ class Retained:
         at, stamp, position = entry_id(entry[0]), stamp_in(entry), against.position
         if stamp is not None:
             self.stamps.add(stamp)
+            self.own += 1
         if self.first_new is None and _is_new(stamp, against.stamps, self.stamp):
             self.first_new = at
         self.first = self.first or at

@@ -148,26 +148,19 @@ class _Loss:
     def begins_anew(self) -> bool:
         """Is nothing of the stream applied, whatever its ids say, as the clock went back?
 
-        Otherwise an entry at or below the position was applied once and put back.
+        Whoever had applied one of its entries had moved the checkpoint to that. With a clock
+        that is not behind, entries below the checkpoint were applied once and put back.
         """
-        return self.cause is Cause.RECREATED and (
-            self.retained.entries == 0
-            or (self._is_younger and self.now_ms <= self.committed.last.ms)
-        )
-
-    @property
-    def _is_younger(self) -> bool:
-        """Were fewer entries added than are applied? Then nobody can have applied one of them:
-        that the count falls short would have been seen.
-        """
-        return self.committed.base + self.retained.info.added < self.committed.ordinal
+        last = self.committed.last
+        is_behind = self.retained.info.last < last and self.now_ms <= last.ms
+        return self.cause is Cause.RECREATED and (is_behind or self.retained.entries == 0)
 
     @property
     def is_clear(self) -> bool:
         """Is the committed ordinal all of the incarnation that ended?"""
         retained = self.retained
         nothing_applied = retained.later == retained.entries == retained.info.added
-        return self.cause is not Cause.RECREATED or self._is_younger or nothing_applied
+        return self.cause is not Cause.RECREATED or self.begins_anew or nothing_applied
 
     @property
     def position(self) -> EntryId:

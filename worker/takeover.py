@@ -31,20 +31,21 @@ WHERE stream = %s AND state = 'replayed' AND resolved_batch_no > %s
 async def publish_committed(deps: Deps, sink: Sink, shard: int, committed: Checkpoint) -> bool:
     """Bring the published checkpoint up to *committed*; True if it was behind."""
     key = deps.keys.checkpoint(sink.stream, shard)
+    keys = (key, deps.keys.stream(sink.stream, shard))
     published = await read_published(deps.redis, key)
     known = published or Checkpoint(incarnation=0, batch_no=0)
     if known.number >= committed.number:
         return False
     if known.incarnation != committed.incarnation:
         # Copies are filled for an incarnation: none of this one can exist.
-        await publish(deps.redis, key, committed, uuid.uuid4().hex)
+        await publish(deps.redis, keys, committed, uuid.uuid4().hex)
         return True
     touched = [user async for user in _touched_between(deps, sink, shard, known, committed)]
     names = {user.username for user in touched}
     replayed = await _replayed(deps.pool, sink.stream, known.batch_no)
     names.update(name for name in replayed if shard_of(name, deps.settings.shards) == shard)
-    keys = [sink.user_keys(shard, name) for name in names]
-    await publish(deps.redis, key, committed, uuid.uuid4().hex, keys)
+    users = [sink.user_keys(shard, name) for name in names]
+    await publish(deps.redis, keys, committed, uuid.uuid4().hex, users)
     await clear_pending(
         deps.redis,
         committed,

@@ -2,7 +2,8 @@
 -- cached copy change together (protocol 2, 3, 4).
 --
 -- KEYS[1] stream, KEYS[2] published checkpoint, then per event: pending, version, cached.
--- ARGV[1] not-after (ms, this server's clock), then per event:
+-- ARGV[1] not-after (ms, this server's clock), ARGV[2] to [4] stamp, entries added and ms of
+-- the last id that the caller saw before ('', 0, 0: nothing), then per event:
 --   op (s, d, c), record key, original_episodes or '', total_episodes, '1' if the
 --   record has its own save_time, offset of the record in the body, body.
 -- Returns {entries added or -1 if too late, now (ms), stamp ('': a replica), published incarnation
@@ -89,15 +90,52 @@ end
 
 local write = {s = save, d = delete, c = clear}
 
+-- Entries added and the last id of the stream, as it is now.
+local function look()
+  local about, added, last = redis.pcall('XINFO', 'STREAM', stream), 0, '0-0'
+  for i = 1, #about, 2 do
+    if about[i] == 'entries-added' then added = about[i + 1] end
+    if about[i] == 'last-generated-id' then last = about[i + 1] end
+  end
+  return added, last
+end
+
+-- Ids go on from where readers and fronts have seen them, though the stream began anew under
+-- a clock that is behind: '*', or the id of the first event. Ids a minute ahead are no
+-- clock's: an operator is bringing them back.
+local function first_id()
+  local seen_ms = tonumber(ARGV[4])
+  local sane_ms = now_ms + 60000
+  if now_ms > tonumber(published_ms) and now_ms > seen_ms then return '*' end
+  local added, last = look()
+  local last_ms, last_seq = string.match(last, '^(%d+)-(%d+)$')
+  local least_ms = -1
+  if greater(published_ms, last_ms)
+    or (published_ms == last_ms and greater(published_seq, last_seq)) then
+    least_ms = tonumber(published_ms)
+  end
+  if least_ms > sane_ms then least_ms = -1 end
+  local is_another = ARGV[2] ~= stamp or added < tonumber(ARGV[3])
+  if ARGV[2] ~= '' and is_another and tonumber(last_ms) <= seen_ms
+    and seen_ms <= sane_ms then
+    least_ms = math.max(least_ms, seen_ms)
+  end
+  if least_ms < 0 then return '*' end
+  return string.format('%.0f-0', least_ms + 1)
+end
+
+local next_id = #KEYS > 2 and first_id() or '*'
+
 local function append(number)
-  local at, key = 2 + 7 * number, 3 + 3 * number
-  local id = redis.call('XADD', stream, '*', 'd', ARGV[at + 6], 'i', stamp)
+  local at, key = 5 + 7 * number, 3 + 3 * number
+  local id = redis.call('XADD', stream, next_id, 'd', ARGV[at + 6], 'i', stamp)
+  next_id = '*'
   write[ARGV[at]](id, KEYS[key], KEYS[key + 2], at)
   redis.call('SET', KEYS[key + 1], id)
   return id
 end
 
-local replies = {0, now_ms, stamp, tonumber(published[4] or 1), '0-0'}
+local replies = {0, now_ms, stamp, tonumber(published[4] or 1), ''}
 for number = 0, (#KEYS - 2) / 3 - 1 do
   -- An error in the middle is not rolled back: each event gets its own answer.
   local done, answer = pcall(append, number)
@@ -106,9 +144,5 @@ for number = 0, (#KEYS - 2) / 3 - 1 do
   end
   replies[#replies + 1] = answer
 end
-local about = redis.pcall('XINFO', 'STREAM', stream)
-for i = 1, #about, 2 do
-  if about[i] == 'entries-added' then replies[1] = about[i + 1] end
-  if about[i] == 'last-generated-id' then replies[5] = about[i + 1] end
-end
+replies[1], replies[5] = look()
 return replies

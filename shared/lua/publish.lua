@@ -1,9 +1,11 @@
 -- Publish a committed checkpoint, and forget the cached copies it proves wrong.
 --
--- KEYS[1] published checkpoint, then per user: version, cached.
+-- KEYS[1] published checkpoint, KEYS[2] stream, then per user: version, cached.
 -- ARGV[1] incarnation, ARGV[2] batch_no, ARGV[3] new version token, ARGV[4] entries,
--- ARGV[5] rows and ARGV[6] ms of the batch, then field, value ... of the checkpoint.
--- Returns 1, or 0 where a later checkpoint is published already.
+-- ARGV[5] rows and ARGV[6] ms of the batch, ARGV[7] stamp of the master it was read from
+-- ('': none), ARGV[8] how many entries the stream must have had, then field, value ... of the
+-- checkpoint. Returns 1, 0 where a later checkpoint is published already, or -1 where the
+-- stream is not the one that it speaks of: readers must not take its new entries for old.
 
 local published = redis.call('HMGET', KEYS[1], 'incarnation', 'batch_no')
 local incarnation, batch_no = tonumber(published[1] or -1), tonumber(published[2] or -1)
@@ -12,7 +14,14 @@ if new_incarnation < incarnation
   or (new_incarnation == incarnation and new_batch_no <= batch_no) then
   return 0 -- a zombie must not set it back
 end
-redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'batch_no', ARGV[2], unpack(ARGV, 7))
+local stamp = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w%w%w%w%w%w%w%w)')
+if ARGV[7] ~= '' and ARGV[7] ~= stamp then return -1 end
+local about, added = redis.pcall('XINFO', 'STREAM', KEYS[2]), 0
+for i = 1, #about, 2 do
+  if about[i] == 'entries-added' then added = about[i + 1] end
+end
+if added < tonumber(ARGV[8]) then return -1 end
+redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'batch_no', ARGV[2], unpack(ARGV, 9))
 if ARGV[4] ~= '0' then
   redis.call('HSET', KEYS[1],
     'batch_entries', ARGV[4], 'batch_rows', ARGV[5], 'batch_ms', ARGV[6])
@@ -21,7 +30,7 @@ if ARGV[4] ~= '0' then
   redis.call('HINCRBY', KEYS[1], 'rows', ARGV[5])
   redis.call('HINCRBY', KEYS[1], 'write_ms', ARGV[6])
 end
-for i = 2, #KEYS, 2 do
+for i = 3, #KEYS, 2 do
   -- A reader that is loading from MySQL now must not fill the cache with what it found.
   redis.call('SET', KEYS[i], ARGV[3])
   redis.call('DEL', KEYS[i + 1])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from shared.errors import StoreDown
+from shared.errors import Rewound, StoreDown
 from shared.keys import Keys
 from shared.published import BatchWork, Checkpoint, clear_pending, publish, read_published
 from shared.streams import BEGINNING, EntryId, read_chunk, read_range, stamp_of, stream_info, trim
@@ -128,16 +129,20 @@ async def test_a_trim_removes_any_number_at_once(redis: Redis) -> None:
 # --- publishing --------------------------------------------------------------------
 
 
+KEYS = (CHECKPOINT, STREAM)
+
+
 def checkpoint_at(batch_no: int, incarnation: int = 1) -> Checkpoint:
     return Checkpoint(
         incarnation=incarnation,
         batch_no=batch_no,
         last=EntryId(BIG + batch_no, batch_no),
-        base=-5,
+        base=BIG + 3,
         applied=BIG,
         dead=1,
         lost=2,
-        replid="abc",
+        floor_ms=BIG,
+        stamps=("abc", "def"),
     )
 
 
@@ -145,7 +150,7 @@ async def test_a_published_checkpoint_is_read_back_whole(redis: Redis) -> None:
     """
     Every figure survives, also those that Lua could not count with.
     """
-    assert await publish(redis, CHECKPOINT, checkpoint_at(3), "token")
+    assert await publish(redis, KEYS, checkpoint_at(3), "token")
 
     assert checkpoint_at(3) == await read_published(redis, CHECKPOINT)
 
@@ -170,25 +175,43 @@ async def test_only_a_later_checkpoint_is_published(
     """
     A zombie sets nothing back, and drops nobody's copy either.
     """
-    await publish(redis, CHECKPOINT, checkpoint_at(3), "first")
+    await publish(redis, KEYS, checkpoint_at(3), "first")
     await redis.set(ANN.version, "before")
     await redis.hset(ANN.cached, "cached", "1")  # type: ignore[misc]
     new = checkpoint_at(batch_no, incarnation)
 
-    assert taken is await publish(redis, CHECKPOINT, new, "second", [ANN])
+    assert taken is await publish(redis, KEYS, new, "second", [ANN])
 
     assert (new if taken else checkpoint_at(3)) == await read_published(redis, CHECKPOINT)
     assert (b"second" if taken else b"before") == await redis.get(ANN.version)
     assert taken is not bool(await redis.exists(ANN.cached))
 
 
+@pytest.mark.parametrize(
+    "other",
+    [replace(checkpoint_at(4), replid="f" * 8), replace(checkpoint_at(4), base=0, applied=2)],
+)
+async def test_a_checkpoint_of_another_stream_is_not_published(
+    redis: Redis, other: Checkpoint
+) -> None:
+    """
+    Another master's, or one that counts more than was ever added: its entries are gone.
+    """
+    await publish(redis, KEYS, checkpoint_at(3), "first")
+
+    with pytest.raises(Rewound):
+        await publish(redis, KEYS, other, "second")
+
+    assert checkpoint_at(3) == await read_published(redis, CHECKPOINT)
+
+
 async def test_the_work_of_batches_is_summed_up_beside_the_checkpoint(redis: Redis) -> None:
     """
     Metrics of all workers come from there; a takeover publishes without having worked.
     """
-    await publish(redis, CHECKPOINT, checkpoint_at(1), "t", work=BatchWork(10, 4, 7))
-    await publish(redis, CHECKPOINT, checkpoint_at(2), "t", work=BatchWork(20, 5, 8))
-    await publish(redis, CHECKPOINT, checkpoint_at(3), "t")
+    await publish(redis, KEYS, checkpoint_at(1), "t", work=BatchWork(10, 4, 7))
+    await publish(redis, KEYS, checkpoint_at(2), "t", work=BatchWork(20, 5, 8))
+    await publish(redis, KEYS, checkpoint_at(3), "t")
     names = ["batches", "entries", "rows", "write_ms", "batch_entries", "batch_rows", "batch_ms"]
 
     figures = await redis.hmget(CHECKPOINT, names)  # type: ignore[misc]

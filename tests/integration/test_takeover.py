@@ -113,13 +113,15 @@ async def test_batches_are_published_in_the_order_of_their_commits(
     begun: list[int] = []
     done: list[int] = []
 
-    async def publish_slowly(redis: Redis, key: str, new: Checkpoint, *more: Any) -> bool:
+    async def publish_slowly(
+        redis: Redis, keys: tuple[str, str], new: Checkpoint, *more: Any
+    ) -> bool:
         begun.append(new.batch_no)
         if new.batch_no == 1:
             await until(next_is_committed, "the next batch is committed")
             await asyncio.sleep(0.1)  # time for a publishing that does not wait for this one
         done.append(new.batch_no)
-        return await publish(redis, key, new, *more)
+        return await publish(redis, keys, new, *more)
 
     async def next_is_committed() -> bool:
         return (await checkpoints.load(deps.pool, STREAM, 0)).batch_no == 2

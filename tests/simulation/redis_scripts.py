@@ -18,12 +18,13 @@ def append(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> list
     if now_ms > int(args[0]):
         return [-1, now_ms]
     stream, stamp = keys[0], to_bytes("" if redis.is_replica else redis.replid[:8])
-    ids = []
+    ids: list[bytes] = []
+    first = _first_id(redis, keys, args, now_ms, stamp)
     for at, (pending, version, cached) in zip(
-        range(1, len(args), 7), zip(*[iter(keys[2:])] * 3, strict=True), strict=True
+        range(4, len(args), 7), zip(*[iter(keys[2:])] * 3, strict=True), strict=True
     ):
         op, name, body = args[at], args[at + 1], args[at + 6]
-        identity = redis.xadd(stream, {b"d": body, b"i": stamp})
+        identity = redis.xadd(stream, {b"d": body, b"i": stamp}, id="*" if ids else first)
         ids.append(identity)
         if op == b"c":
             redis.delete(pending, cached)
@@ -35,11 +36,33 @@ def append(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> list
             raise NotImplementedError("the model appends deletes and clears")
         redis.set(version, identity)
     incarnation = int(redis.hget(keys[1], "incarnation") or 1)
-    added, last = 0, b"0-0"
-    if redis.exists(stream):
-        about = redis.xinfo_stream(stream)
-        added, last = about["entries-added"], about["last-generated-id"]
+    added, last = _about(redis, stream)
     return [added, now_ms, stamp, incarnation, last, *ids]
+
+
+def _about(redis: RedisServer, stream: str) -> tuple[int, bytes]:
+    """Entries added and the last id."""
+    if not redis.exists(stream):
+        return 0, b"0-0"
+    about = redis.xinfo_stream(stream)
+    return about["entries-added"], about["last-generated-id"]
+
+
+def _first_id(
+    redis: RedisServer, keys: Sequence[str], args: Sequence[Any], now_ms: int, stamp: bytes
+) -> str:
+    published = EntryId(*(int(redis.hget(keys[1], name) or 0) for name in ("last_ms", "last_seq")))
+    seen_stamp, seen_added, seen_ms = to_bytes(args[1]), int(args[2]), int(args[3])
+    if now_ms > max(published.ms, seen_ms):
+        return "*"
+    added, last = _about(redis, keys[0])
+    at = entry_id(last)
+    sane_ms = now_ms + 60_000
+    least_ms = published.ms if at < published and published.ms <= sane_ms else -1
+    is_another = seen_stamp != stamp or added < seen_added
+    if seen_stamp and is_another and at.ms <= seen_ms <= sane_ms:
+        least_ms = max(least_ms, seen_ms)
+    return f"{least_ms + 1}-0" if least_ms >= 0 else "*"
 
 
 def publish(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> int:
@@ -47,15 +70,18 @@ def publish(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> int
     before = (int(published.get(b"incarnation", -1)), int(published.get(b"batch_no", -1)))
     if (int(args[0]), int(args[1])) <= before:
         return 0
+    stamp, least_added = to_bytes(args[6]), int(args[7])
+    if stamp not in {b"", to_bytes(redis.replid[:8])} or _about(redis, keys[1])[0] < least_added:
+        return -1
     redis.hset(keys[0], mapping={"incarnation": args[0], "batch_no": args[1]})
-    redis.hset(keys[0], mapping=dict(zip(*[iter(args[6:])] * 2, strict=True)))
+    redis.hset(keys[0], mapping=dict(zip(*[iter(args[8:])] * 2, strict=True)))
     if to_bytes(args[3]) != b"0":
         names = ("batch_entries", "batch_rows", "batch_ms")
         redis.hset(keys[0], mapping=dict(zip(names, args[3:6], strict=True)))
         for name, by in (("batches", 1), ("entries", args[3]), ("rows", args[4])):
             redis.hincrby(keys[0], name, int(by))
         redis.hincrby(keys[0], "write_ms", int(args[5]))
-    for version, cached in zip(*[iter(keys[1:])] * 2, strict=True):
+    for version, cached in zip(*[iter(keys[2:])] * 2, strict=True):
         redis.set(version, args[2])
         redis.delete(cached)
     return 1
