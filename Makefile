@@ -1,6 +1,6 @@
 # Every target does its own set-up. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check test-mysql bench bench-rivals lock simulate
+.PHONY: help setup run test check test-mysql bench bench-rivals lock simulate faults
 
 bin := .venv/bin
 
@@ -40,3 +40,7 @@ bench-rivals: ## the same load through other designs, killed half way (a table, 
 
 lock: setup ## regenerate requirements.txt and requirements-dev.txt from pyproject.toml
 	sh ops/lock.sh
+
+faults: DURATION_S ?= 1800
+faults: setup ## break everything under load and compare (DURATION_S, SEED, FAULTS=kind,kind)
+	@$(bin)/python -m tests.faults --duration-s "$(DURATION_S)" $(if $(SEED),--seed "$(SEED)") --faults "$(FAULTS)"
