@@ -1,11 +1,11 @@
 # Every target does its own set-up. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check test-mysql bench bench-rivals lock simulate
+.PHONY: help setup run test check test-mysql bench bench-rivals bench-scale lock simulate faults
 
 bin := .venv/bin
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## build .venv, find or install the servers (as root by apt-get)
 	@sh ops/setup.sh
@@ -38,5 +38,14 @@ bench-rivals: ## the same load through other designs, killed half way (a table, 
 	@sh ops/setup.sh bench
 	$(bin)/python -m bench.rivals
 
+bench-scale: setup ## the scale curve (half an hour; docs/performance.md and its plots)
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r bench/scale/requirements.txt
+	$(bin)/python -m bench.scale
+
 lock: setup ## regenerate requirements.txt and requirements-dev.txt from pyproject.toml
 	sh ops/lock.sh
+
+faults: DURATION_S ?= 1800
+faults: setup ## break everything under load and compare (DURATION_S, SEED, FAULTS=kind,kind)
+	@$(bin)/python -m tests.faults --duration-s "$(DURATION_S)" $(if $(SEED),--seed "$(SEED)") --faults "$(FAULTS)"

@@ -46,6 +46,8 @@ _DRAIN_TIMEOUT_S = SLICE_S + 15
 #: would hide the others.
 _QUEUE_READ_MAX = 1_000
 _AGGREGATE_TIMEOUT_S = 240
+#: What arq raises when its Redis is away.
+_AWAY = (RedisError, OSError, TimeoutError)
 #: A store that takes connections and says nothing for this long is down.
 _CHECK_TIMEOUT_S = 5.0
 
@@ -152,11 +154,14 @@ class WorkerProcess:
             worker = build()
             try:
                 await worker.async_run()
-            except (RedisError, OSError, TimeoutError) as error:
+            except _AWAY as error:
                 log.warning("arq_stopped", error=repr(error))
+            except asyncio.CancelledError:
+                if self._stopping.is_set():
+                    raise
+                log.warning("arq_stopped", error="one of its jobs was cancelled")
             finally:
-                with suppress(RedisError, OSError, TimeoutError):
-                    await worker.close()
+                await _close(worker)
             await asyncio.sleep(_RESTART_S[min(failures, len(_RESTART_S) - 1)])
             failures += 1
 
@@ -181,6 +186,18 @@ class WorkerProcess:
     async def close(self) -> None:
         if self._arq is not None:
             await self._arq.aclose()
+
+
+async def _close(worker: Worker) -> None:
+    """Close an arq worker, whose Redis may be away.
+
+    It cancels its jobs; one that was in its last step makes it end as if we were cancelled.
+    """
+    closing = asyncio.ensure_future(worker.close())
+    await asyncio.wait([closing])
+    if not closing.cancelled():
+        with suppress(*_AWAY):
+            closing.result()
 
 
 def _to_json(job: dict[str, Any]) -> bytes:

@@ -123,7 +123,7 @@ async def _kill(lab: Lab, found: dict[str, Found], runs: int) -> None:
             f" {run.lost:,} lost, {run.doubled:,} doubled"
         )
 
-    entrants = [each for each in found.values() if not each.faults]
+    entrants = [each for each in found.values() if each.contender.is_killed and not each.faults]
     # Those that recover late go first, or everybody would wait for them at the end.
     entrants.sort(key=lambda each: -each.contender.recovery_s)
     await asyncio.gather(

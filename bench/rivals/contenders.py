@@ -35,8 +35,9 @@ class Contender:
     looks_at_start: bool = False
     #: Consumers of a run in which every event is noted, where these are others.
     audited: tuple[tuple[str, ...], ...] = field(default=())
-    #: Is it held against moonwake? Its own variant is not.
+    #: Is it held against moonwake? Its own variant is not, and shows nothing new when killed.
     is_rival: bool = True
+    is_killed: bool = True
 
 
 def _uvicorn(module: str) -> tuple[str, ...]:
@@ -69,6 +70,7 @@ CONTENDERS = (
         (_WORKER, _WORKER),
         audited=(_AUDITED, _AUDITED),
         is_rival=False,
+        is_killed=False,
     ),
     Contender(
         WRITE_THROUGH,

@@ -20,7 +20,7 @@ from bench.rivals.sustained import Sustained
 
 RESULTS = Path(__file__).parents[1] / "results" / "rivals.json"
 README = Path(__file__).parents[2] / "README.md"
-_MARKS = "<!-- rivals: written by make bench-rivals -->", "<!-- end of rivals -->"
+MARKS = "<!-- rivals: written by make bench-rivals -->", "<!-- end of rivals -->"
 #: Sustained rate against the write-through, and against every rival that loses nothing.
 WRITE_THROUGH_RATIO, RIVAL_RATIO = 2.5, 1.3
 _HEADINGS = (
@@ -38,10 +38,6 @@ class Found:
     kills: list[Killed] = field(default_factory=list)
     #: Why there are no figures, or not all of them.
     faults: list[str] = field(default_factory=list)
-
-    @property
-    def is_complete(self) -> bool:
-        return bool(self.rounds) and not self.faults
 
     def figure(self, name: str) -> float:
         """The median over the rounds."""
@@ -140,6 +136,8 @@ def _row(found: Found) -> tuple[str, ...]:
 
 def _harm(found: Found, name: str) -> str:
     """Median of the kills at any moment, and of those in the window after a commit."""
+    if not found.contender.is_killed:
+        return ""
     told = [found.harm(name, moment) for moment in Moment]
     if not all(told):
         return "not run"
@@ -186,7 +184,7 @@ def write(
 
 def write_readme(found: Sequence[Found], path: Path = README) -> bool:
     """Put the table between the README's marks; False where it has none."""
-    begin, end = _MARKS
+    begin, end = MARKS
     text = path.read_text(encoding="utf-8")
     marked = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if not marked.search(text):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from redis import Redis
 
 from bench.rivals.contenders import ROOT, WITHOUT_OVERLAY, Contender
 from bench.rivals.heartbeats import USERS, user_of
@@ -82,7 +83,7 @@ def staged(
     home = _home(directory, contender)
     with lab.database() as database:
         _provision(lab, database, audit=audit)
-        flush(lab, redis_db)
+        _flush(redis_url)
         environ = lab.environ(database, REDIS_URL=redis_url, PYTHONPATH=f"{home}:{ROOT}")
         if audit:
             environ["RIVAL_AUDIT"] = "1"
@@ -124,10 +125,10 @@ def await_answer(stage: Stage) -> None:
         raise RunFailed(f"{stage.contender.name} ended at once:\n{stage.front.tail()}")
 
 
-def flush(lab: Lab, redis_db: int) -> None:
-    """Empty one Redis database."""
-    lab.redis.execute_command("SELECT", redis_db)  # type: ignore[no-untyped-call]
-    lab.redis.flushdb()
+def _flush(redis_url: str) -> None:
+    """Empty one Redis database, over a connection that knows no other."""
+    with Redis.from_url(redis_url) as redis:
+        redis.flushdb()
 
 
 def _home(directory: Path, contender: Contender) -> Path:

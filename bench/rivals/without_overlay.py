@@ -15,7 +15,7 @@ from bench.rivals.setting_up import NotSetUp
 
 _PACKAGES = ("api", "schema", "shared", "worker")
 #: Overlay field and cached copy, then the version that tells readers of a change.
-_OVERLAY_LINES = ("write[ARGV[at]](", "redis.call('SET', KEYS[key + 1], id)")
+OVERLAY_LINES = ("write[ARGV[at]](", "redis.call('SET', KEYS[key + 1], id)")
 _CLEAN_UP = "async def clear_pending("
 _NO_CLEAN_UP = """
 
@@ -31,9 +31,9 @@ def make_copy(into: Path) -> Path:
         shutil.copytree(ROOT / package, into / package, ignore=ignored)
     script = into / "shared" / "lua" / "append.lua"
     lines = script.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if not line.strip().startswith(_OVERLAY_LINES)]
-    if len(kept) != len(lines) - len(_OVERLAY_LINES):
-        raise NotSetUp(f"append.lua no longer has the lines {_OVERLAY_LINES}")
+    kept = [line for line in lines if not line.strip().startswith(OVERLAY_LINES)]
+    if len(kept) != len(lines) - len(OVERLAY_LINES):
+        raise NotSetUp(f"append.lua no longer has the lines {OVERLAY_LINES}")
     script.write_text("".join(kept), encoding="utf-8")
     holders = [
         path
