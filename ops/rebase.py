@@ -114,8 +114,7 @@ async def _rebase_shard(deps: Deps, sink: Sink, shard: int) -> Rebased:
             last=last,
             floor_ms=0,
             replid=stamp,
-            stamps=old.knowing({stamp}),
-        )
+        ).with_applied({stamp: last})
         await checkpoints.advance(cursor, sink.stream, shard, old, new, info)
     users = [user async for user in _forget_overlays(deps, sink, shard, now_ms)]
     checkpoint_key = deps.keys.checkpoint(sink.stream, shard)
@@ -139,8 +138,9 @@ async def _look(redis: Redis, key: str) -> tuple[StreamInfo, int, str]:
             pipe.xinfo_stream(key)
             pipe.time()
             pipe.info("replication")
-            about, time, replication = await pipe.execute(raise_on_error=False)
-    return stream_info(about), now_ms_of(time), stamp_of(replication)
+            pipe.xinfo_groups(key)
+            about, time, *whose = await pipe.execute(raise_on_error=False)
+    return stream_info(about), now_ms_of(time), stamp_of(*whose)
 
 
 async def _empty(redis: Redis, key: str, committed: Checkpoint) -> None:

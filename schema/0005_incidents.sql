@@ -30,8 +30,9 @@ CREATE TABLE incidents (
     KEY idx_detected_at (detected_at)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
 
--- `stamps`: every run of every master whose entries are applied, separated by commas.
+-- `stamps`: of every stream (a run of a master, and a mark that is made anew with the stream)
+-- up to which id its entries were dealt with, STAMP=ID separated by commas.
 -- `floor_ms`: entries are dated at least this (a new master's clock may be behind).
 ALTER TABLE stream_checkpoints
-    ADD COLUMN stamps VARCHAR(400) NOT NULL DEFAULT '' AFTER replid,
+    ADD COLUMN stamps VARCHAR(1000) NOT NULL DEFAULT '' AFTER replid,
     ADD COLUMN floor_ms BIGINT UNSIGNED NOT NULL DEFAULT 0 AFTER last_seq;

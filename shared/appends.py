@@ -26,6 +26,7 @@ from shared.witness import Sighting, Witness
 _APPEND = script("append").encode()
 #: What append.lua answers before the events' own answers.
 _HEADER = 5
+_KEYS_OF_LOOK = 2
 _APPEND_SHA = sha1(_APPEND, usedforsecurity=False).hexdigest().encode()
 
 
@@ -93,7 +94,7 @@ class AppendConnection:
         if any(map(_is_read_only, replies)):
             # A replica now: whoever is master next is found by connecting again.
             await self.close()
-        if fault := self._promise.fault(answers):
+        if answers and (fault := self._promise.fault(answers)):
             # What is refused here is in Redis all the same: the next group opens a new
             # connection, which asks whether the level is kept before anything is sent.
             self._is_unmet = True
@@ -164,7 +165,9 @@ class AppendConnection:
         self, connection: Connection, arguments: list[tuple[Any, ...]]
     ) -> tuple[list[Any], list[Any]]:
         """The scripts' replies, and what Redis then says of how safe all of it is."""
-        promised = self._promise.commands
+        # A look alone wrote nothing that could be unsafe.
+        appends = any(keys > _KEYS_OF_LOOK for keys, *_ in arguments)
+        promised = self._promise.commands if appends else ()
         scripts = [("EVALSHA", _APPEND_SHA, *each) for each in arguments]
         replies, answers = _apart(await exchange(connection, [*scripts, *promised]), len(scripts))
         # Only what was refused goes again: a blind retry of all would double events.

@@ -45,8 +45,8 @@ class Overlay:
 def read_overlay(fields: Mapping[bytes, bytes], published: Checkpoint) -> Overlay:
     """The overlay in *fields* (a whole HGETALL); a field counts only above *published*.
 
-    Also where its stamp is not known there: a new master has it, whose ids need not be
-    greater than the old one's (protocol 24).
+    *published* knows that of each stream: the ids of another one need not be greater
+    (protocol 24).
     """
     overlay = Overlay()
     cleared = None
@@ -56,12 +56,6 @@ def read_overlay(fields: Mapping[bytes, bytes], published: Checkpoint) -> Overla
         if name != CLEAR_FIELD:
             _read_field(overlay, name, value, published, cleared)
     return overlay
-
-
-def _is_settled(at: EntryId, stamp: bytes, published: Checkpoint) -> bool:
-    if published.stamps and stamp.decode("latin-1") not in published.stamps:
-        return False
-    return at <= published.last
 
 
 def merge(stored: Mapping[bytes, dict[str, Any]], overlay: Overlay) -> dict[bytes, bytes]:
@@ -92,7 +86,7 @@ def _read_clear(
         return None
     if op != b"c":
         overlay.damaged.append(CLEAR_FIELD)
-    elif _is_settled(at, stamp, published):
+    elif published.is_settled(at, stamp.decode("latin-1")):
         overlay.settled.append(CLEAR_FIELD)
     else:
         overlay.cleared = True
@@ -111,7 +105,7 @@ def _read_field(
         identity, stamp, op, *rest = value.split(b" ", 5)
         at = entry_id(identity)
         before_clear = cleared is not None and cleared[0] == stamp and at <= cleared[1]
-        if before_clear or _is_settled(at, stamp, published):
+        if before_clear or published.is_settled(at, stamp.decode("latin-1")):
             overlay.settled.append(name)
         elif op == b"d":
             overlay.deleted.add(name)

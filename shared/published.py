@@ -7,8 +7,8 @@ The row in MySQL is the truth; whoever commits publishes it afterwards (protocol
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from shared.connections import redis_errors
 from shared.errors import Rewound
 from shared.keys import UserKeys
-from shared.streams import BEGINNING, EntryId, script
+from shared.streams import BEGINNING, EntryId, entry_id, script
 
 #: Lua unpacks at most some thousand values at once.
 _FIELDS_PER_CALL = 1_000
@@ -25,7 +25,7 @@ _USERS_PER_CALL = 100
 _BETWEEN_CALLS_S = 0.002
 #: Stamps that a checkpoint remembers. Entries and overlay fields of older incarnations
 #: are settled long since.
-STAMPS_MAX = 32
+STAMPS_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ class Checkpoint:
 
     ordinal = applied + dead + lost: how many entries up to *last* were ever added.
     *base* is what earlier incarnations of the stream added, *replid* the stamp of the
-    server that holds this one, *stamps* every stamp known up to *last* (protocol 24).
+    stream that holds this one (protocol 24). *stamps* tells of every stream up to which
+    of its entries they were dealt with: ids of one need not be greater than another's.
     """
 
     incarnation: int = 1
@@ -45,7 +46,7 @@ class Checkpoint:
     dead: int = 0
     lost: int = 0
     replid: str = ""
-    stamps: tuple[str, ...] = ()
+    stamps: tuple[tuple[str, EntryId], ...] = ()
     #: Entries are dated at least this (Unix ms): after a rewind the clock of a new master
     #: may be behind that of the old one, and the last write wins all the same.
     floor_ms: int = 0
@@ -64,10 +65,22 @@ class Checkpoint:
         """(incarnation, batch number): grows with every commit of the shard."""
         return (self.incarnation, self.batch_no)
 
-    def knowing(self, stamps: Iterable[str]) -> tuple[str, ...]:
-        """Its stamps and the new ones of *stamps*, the newest last."""
-        known = [*self.stamps, *sorted(stamp for stamp in stamps if stamp not in self.stamps)]
-        return tuple(known[-STAMPS_MAX:])
+    def with_applied(self, through: Mapping[str, EntryId]) -> Checkpoint:
+        """The same, with the entries of these stamps dealt with up to these ids."""
+        if not through:
+            return self
+        kept = [(stamp, last) for stamp, last in self.stamps if stamp not in through]
+        return replace(self, stamps=tuple([*kept, *through.items()][-STAMPS_MAX:]))
+
+    def is_settled(self, at: EntryId, stamp: str | None) -> bool:
+        """Was the entry *at*, of the stream with *stamp*, dealt with?
+
+        By its id alone where it carries no stamp, or none is known.
+        """
+        if stamp is None or not self.stamps:
+            return at <= self.last
+        through = dict(self.stamps).get(stamp)
+        return through is not None and at <= through
 
 
 #: The columns of `stream_checkpoints` that `checkpoint_of` takes.
@@ -125,7 +138,7 @@ async def publish(
     done = work or BatchWork()
     fields: list[Any] = [checkpoint.incarnation, checkpoint.batch_no, token]
     fields += (done.entries, done.rows, done.write_ms)
-    fields += (checkpoint.replid, checkpoint.ordinal - checkpoint.base)
+    fields.append(checkpoint.replid)
     for name, value in _published_fields(checkpoint).items():
         fields += (name, value)
     with redis_errors():
@@ -145,7 +158,7 @@ def _published_fields(checkpoint: Checkpoint) -> dict[str, int | str]:
         "dead": checkpoint.dead,
         "lost": checkpoint.lost,
         "replid": checkpoint.replid,
-        "stamps": ",".join(checkpoint.stamps),
+        "stamps": stamps_text(checkpoint),
         "floor_ms": checkpoint.floor_ms,
     }
 
@@ -172,9 +185,15 @@ def published_of(fields: dict[bytes, bytes]) -> Checkpoint | None:
     )
 
 
-def stamps_of(text: str) -> tuple[str, ...]:
-    """The stamps in *text*, which holds them separated by commas."""
-    return tuple(text.split(",")) if text else ()
+def stamps_text(checkpoint: Checkpoint) -> str:
+    """Its stamps as both stores keep them: STAMP=ID, separated by commas."""
+    return ",".join(f"{stamp}={last}" for stamp, last in checkpoint.stamps)
+
+
+def stamps_of(text: str) -> tuple[tuple[str, EntryId], ...]:
+    """The stamps in what `stamps_text` wrote."""
+    parts = [part.partition("=") for part in text.split(",") if part]
+    return tuple((stamp, entry_id(last.encode())) for stamp, _, last in parts)
 
 
 async def read_published(redis: Redis, key: str) -> Checkpoint | None:
@@ -194,7 +213,7 @@ async def clear_pending(
     """
     run = redis.register_script(script("clear_pending"))
     keys: list[str] = []
-    position = (upto.last.ms, upto.last.seq, ",".join(upto.stamps))
+    position = (upto.last.ms, upto.last.seq, stamps_text(upto))
     arguments: list[Any] = [*position]
     with redis_errors():
         for user, fields in written:

@@ -24,8 +24,9 @@ _LUA = Path(__file__).parent / "lua"
 
 @cache
 def script(name: str) -> str:
-    """The text of shared/lua/*name*.lua."""
-    return (_LUA / f"{name}.lua").read_text(encoding="utf-8")
+    """The text of shared/lua/*name*.lua, after what all scripts share."""
+    texts = [(_LUA / f"{each}.lua").read_text(encoding="utf-8") for each in ("stamp", name)]
+    return "".join(texts)
 
 
 SEQ_MAX = 2**64 - 1
@@ -48,8 +49,8 @@ class EntryId(NamedTuple):
 
 
 BEGINNING = EntryId(0, 0)
-#: append.lua takes as many.
-STAMP_CHARACTERS = 8
+#: As stamp.lua has them.
+_MASTER_CHARACTERS, _MARK = 8, b"moonwake:"
 
 
 def entry_id(text: bytes) -> EntryId:
@@ -78,7 +79,7 @@ class Chunk:
     entries: Sequence[RawEntry]
     info: StreamInfo
     now_ms: int
-    #: Which run of which master this is (`stamp_of`).
+    #: Which stream of which master this is (`stamp_of`).
     stamp: str
     #: Do fronts testify that it lost entries (shared/witness.py)?
     disputed: bool
@@ -99,13 +100,15 @@ async def read_chunk(redis: Redis, stream: str, after: EntryId, count: int) -> C
             pipe.xinfo_stream(stream)
             pipe.time()
             pipe.info("replication")
+            pipe.xinfo_groups(stream)
             pipe.exists(testimonies_of(stream))
-            read, about, time, replication, testimonies = await pipe.execute(raise_on_error=False)
+            replies = await pipe.execute(raise_on_error=False)
+    read, about, time, replication, groups, testimonies = replies
     return Chunk(
         entries=_entries_of(read),
         info=stream_info(about),
         now_ms=now_ms_of(time),
-        stamp=stamp_of(replication),
+        stamp=stamp_of(replication, groups),
         disputed=testimonies == 1,
     )
 
@@ -147,17 +150,34 @@ def stream_info(reply: Any) -> StreamInfo:
     )
 
 
-def stamp_of(replication: Any) -> str:
-    """The stamp of the master that gave INFO's *replication*: how its replication id begins.
+def stamp_of(replication: Any, groups: Any) -> str:
+    """Which stream of which master: INFO's *replication* and XINFO's *groups* tell.
 
-    Another run of Redis, and whoever takes over from it, has another one. Raises
-    `StoreDown` for a replica: what it holds may be older than what was acknowledged.
+    Another run of Redis, whoever takes over from it, and a stream that was made anew have
+    another one (shared/lua/stamp.lua). Raises `StoreDown` for a replica: what it holds may
+    be older than what was acknowledged.
     """
     if isinstance(replication, Exception):
         raise StoreDown(f"Redis: {replication}") from replication
     if replication.get("role") != "master":
         raise StoreDown("this Redis is a replica now")
-    return str(replication["master_replid"])[:STAMP_CHARACTERS]
+    names = [] if isinstance(groups, Exception) else [group["name"] for group in groups]
+    marks = [name[len(_MARK) :].decode() for name in names if name.startswith(_MARK)]
+    return str(replication["master_replid"])[:_MASTER_CHARACTERS] + "".join(marks[:1])
+
+
+def is_same_master(stamp: str, other: str) -> bool:
+    """Are two stamps of one run of one master?"""
+    return stamp[:_MASTER_CHARACTERS] == other[:_MASTER_CHARACTERS]
+
+
+async def mark_stream(redis: Redis, stream: str) -> str:
+    """The stamp of *stream*, which is made and marked where it was not. Raises `StoreDown`."""
+    with redis_errors():
+        stamp: bytes = await redis.register_script(script("mark"))([stream])
+    if not stamp:
+        raise StoreDown("this Redis is a replica now")
+    return stamp.decode()
 
 
 def now_ms_of(reply: Any) -> int:
@@ -177,8 +197,8 @@ async def trim(
     """Drop entries below both *checkpoint* and *keep_after_ms*; the number dropped.
 
     Exact MINID: never XDEL or MAXLEN, or entries-added minus length would no longer
-    count what was trimmed. Nothing where another master than *stamp*'s has taken over:
-    ids of its entries say nothing about this checkpoint. Raises `StoreDown`.
+    count what was trimmed. Nothing where it is another stream than *stamp*'s: ids of its
+    entries say nothing about this checkpoint. Raises `StoreDown`.
     """
     minid = min(checkpoint, EntryId(max(keep_after_ms, 0), 0))
     with redis_errors():

@@ -53,10 +53,10 @@ class Batch:
     at_tail: bool = False
     #: Was an empty stream given a moment to fill?
     waited: bool = False
-    #: The run of Redis that all of it was read from.
+    #: Of the stream that all of it was read from.
     stamp: str = ""
-    #: Stamps of its entries, where the checkpoint does not know any yet.
-    stamps: set[str] = field(default_factory=set)
+    #: Of each stamp the last entry that carries it.
+    stamps: dict[str, EntryId] = field(default_factory=dict)
     #: The only entry, while there is just one: what to keep if MySQL refuses it.
     only: RawEntry | None = None
 
@@ -106,7 +106,6 @@ class BatchReader:
         )
         self._floor_ms = checkpoint.floor_ms
         self._stamp = checkpoint.replid
-        self._knows_stamps = bool(checkpoint.stamps)
         self._left: Sequence[RawEntry] = ()
         self._chunk: Chunk | None = None
         self._count = 1_000
@@ -188,10 +187,20 @@ class BatchReader:
             batch.entries += taken
             batch.only = entries[0] if batch.entries == 1 else None
             batch.last = self._after = entry_id(entries[taken - 1][0])
-            if not self._knows_stamps:
-                batch.stamps.update(filter(None, map(stamp_in, entries[:taken])))
+            self._note_stamps(batch, entries[:taken])
             self._ordinal += taken
         return taken
+
+    def _note_stamps(self, batch: Batch, entries: Sequence[RawEntry]) -> None:
+        last = entries[-1]
+        stamp = stamp_in(last)
+        if stamp is not None and stamp == stamp_in(entries[0]):
+            # A stream's entries are in the order of time: so are those between.
+            batch.stamps[stamp] = entry_id(last[0])
+            return
+        for entry in entries:
+            if each := stamp_in(entry):
+                batch.stamps[each] = entry_id(entry[0])
 
     def _take_one(self, batch: Batch, entry: RawEntry, *, unfolded: bool) -> bool:
         """Fold one entry in; False if the batch has to close before it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from shared.connections import Cursor, Pool, reading
 from shared.errors import CheckpointMoved
-from shared.published import CHECKPOINT_COLUMNS, Checkpoint, checkpoint_of
+from shared.published import CHECKPOINT_COLUMNS, Checkpoint, checkpoint_of, stamps_text
 from shared.streams import StreamInfo
 
 _LOAD = f"SELECT {CHECKPOINT_COLUMNS} FROM stream_checkpoints WHERE stream = %s AND shard = %s"
@@ -64,7 +64,7 @@ async def advance(
     """
     values: list[int | str] = [new.incarnation, new.batch_no, new.last.ms, new.last.seq, new.base]
     values += (new.applied, new.dead, new.lost, new.ordinal, new.replid)
-    values += (",".join(new.stamps), new.floor_ms)
+    values += (stamps_text(new), new.floor_ms)
     if info is not None:
         values += (new.base + info.added, str(info.last))
     values += (stream, shard, old.incarnation, old.batch_no, old.last.ms, old.last.seq)

@@ -58,7 +58,7 @@ class ShardState:
     stopped: bool
     #: Do fronts testify that it lost entries?
     disputed: bool
-    #: Of the Redis that told all this.
+    #: Of the stream that is there now.
     stamp: str
 
     @property
@@ -148,16 +148,16 @@ class Dispatcher:
                 pipe.info("replication")
                 for shard in shards:
                     pipe.xinfo_stream(keys.stream(*shard))
+                    pipe.xinfo_groups(keys.stream(*shard))
                     pipe.hgetall(keys.checkpoint(*shard))
                     pipe.exists(keys.lease(*shard))
                     pipe.exists(keys.stopped(*shard))
                     pipe.exists(testimonies_of(keys.stream(*shard)))
                 now, workers, replication, *replies = await pipe.execute(raise_on_error=False)
-        for reply in (workers, *replies[1::5]):
+        for reply in (workers, *replies[2::6]):
             if isinstance(reply, Exception):
                 raise StoreDown(f"Redis: {reply}") from reply
-        stamp = stamp_of(replication)
-        told = zip(*[iter(replies)] * 5, strict=True)
+        told = zip(*[iter(replies)] * 6, strict=True)
         states = {
             shard: ShardState(
                 info=stream_info(about),
@@ -165,9 +165,9 @@ class Dispatcher:
                 leased=bool(leased),
                 stopped=bool(stopped),
                 disputed=bool(disputed),
-                stamp=stamp,
+                stamp=stamp_of(replication, groups),
             )
-            for shard, (about, published, leased, stopped, disputed) in zip(
+            for shard, (about, groups, published, leased, stopped, disputed) in zip(
                 shards, told, strict=True
             )
         }

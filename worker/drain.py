@@ -178,8 +178,7 @@ class ShardDrain:
             dead=old.dead + len(batch.letters),
             lost=old.lost + batch.lost,
             replid=batch.stamp,
-            stamps=old.knowing({*batch.stamps, batch.stamp}),
-        )
+        ).with_applied(batch.stamps)
         stream = self._sink.stream
         async with asyncio.timeout(SILENCE_MAX_S), transaction(self._deps.pool) as cursor:
             await checkpoints.advance(cursor, stream, self._shard, old, new, batch.info)

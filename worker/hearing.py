@@ -19,7 +19,7 @@ from shared.witness import Testimony, forget_testimonies
 from worker import checkpoints, incidents
 from worker.deps import Deps
 from worker.incidents import Cause, Incident
-from worker.retained import read_retained
+from worker.retained import Before, read_retained
 
 log = structlog.get_logger()
 
@@ -117,17 +117,16 @@ async def _foreign(
     deps: Deps, stream: str, shard: int, committed: Checkpoint, late: Sequence[Testimony]
 ) -> int:
     """Entries that carry no stamp: of a master that nobody saw they may all have survived."""
-    if all(each.sighting.stamp in committed.stamps for each in late):
+    if all(_is_known(each, committed) for each in late):
         return 0
-    retained = await read_retained(
-        deps.redis,
-        deps.keys.stream(stream, shard),
-        committed.last,
-        known=(),
-        known_later=(),
-        seen=BEGINNING,
-    )
+    before = Before(committed, committed, BEGINNING)
+    retained = await read_retained(deps.redis, deps.keys.stream(stream, shard), before)
     return retained.info.added - retained.own
+
+
+def _is_known(testimony: Testimony, committed: Checkpoint) -> bool:
+    stamp = testimony.sighting.stamp
+    return stamp == committed.replid or stamp in dict(committed.stamps)
 
 
 def _unseen(committed: Checkpoint, late: Sequence[Testimony], survived: int) -> Incident | None:
@@ -135,7 +134,7 @@ def _unseen(committed: Checkpoint, late: Sequence[Testimony], survived: int) -> 
 
     None where the testimonies are not about such a one.
     """
-    unknown = [each for each in late if each.sighting.stamp not in committed.stamps]
+    unknown = [each for each in late if not _is_known(each, committed)]
     if not unknown:
         return None
     return Incident(

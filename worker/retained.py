@@ -1,13 +1,13 @@
-"""What a stream retains, read from its start: where the entries of a new incarnation begin."""
+"""What a stream retains, read from its start: which of it is not applied yet."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
 from shared.errors import StoreDown
+from shared.published import Checkpoint
 from shared.streams import BEGINNING, EntryId, RawEntry, StreamInfo, entry_id, read_chunk
 from worker.letters import stamp_in
 
@@ -15,89 +15,70 @@ _PAGE = 4_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    position: EntryId
-    stamps: Collection[str]
-    later_stamps: Collection[str]
+class Before:
+    """What was known of the stream: the *committed* checkpoint, the latest one of the
+    incarnation that *ended*, and the last id that anybody *seen*.
+    """
+
+    committed: Checkpoint
+    ended: Checkpoint
     seen: EntryId
+
+    def had(self, at: EntryId, stamp: str | None, present: str) -> bool:
+        """Need the incarnation that ended have had an entry like this?"""
+        if stamp is None:
+            return at <= self.seen
+        if not self.ended.replid:
+            # Before the first batch all but what the present stream stamped is an older one's.
+            return stamp != present
+        return stamp == self.ended.replid or stamp in dict(self.ended.stamps)
 
 
 @dataclass(slots=True)
 class Retained:
     """A stream's entries, counted; *info* and *stamp* are of the moment its end was read.
 
-    New are the first entry with a stamp that was not known and all that follow it: a
-    stream's order is that of time, whatever its ids are. Where no stamp is known yet, new
-    is what the present master stamped.
+    A stream's order is that of time, whatever its ids are: what follows the first entry
+    that is not applied is not applied either, and what follows the first that the former
+    incarnation did not have is new.
     """
 
     stamp: str = ""
     info: StreamInfo = field(default_factory=StreamInfo)
-    entries: int = 0
-    new: int = 0
-    #: Not new, and past the position.
-    waiting: int = 0
-    #: All that are past the position, and those of them that somebody saw before.
-    later: int = 0
-    seen: int = 0
-    #: From the first on whose stamp nobody knew, not even a published checkpoint.
-    latest: int = 0
-    #: Of the last entry that is not new; empty where none carries one.
-    old_stamp: str = ""
-    #: Those that moonwake appended.
-    own: int = 0
+    #: The first entry that is not applied, and how many there are from it on.
     first: EntryId | None = None
-    first_new: EntryId | None = None
+    readable: int = 0
+    #: Those of them that are new.
+    new: int = 0
+    #: All that moonwake appended, with all stamps that they carry.
+    own: int = 0
     stamps: set[str] = field(default_factory=set)
+    #: Of the last of them that is not new; empty where there is none.
+    old_stamp: str = ""
 
-    def count(self, entry: RawEntry, against: _Known) -> None:
-        at, stamp, position = entry_id(entry[0]), stamp_in(entry), against.position
+    def count(self, entry: RawEntry, before: Before) -> None:
+        at, stamp = entry_id(entry[0]), stamp_in(entry)
+        is_new = self.new > 0 or not before.had(at, stamp, self.stamp)
         if stamp is not None:
-            self.stamps.add(stamp)
             self.own += 1
-        if self.first_new is None and _is_new(stamp, against.stamps, self.stamp):
-            self.first_new = at
-        self.first = self.first or at
-        self.entries += 1
-        self.later += at > position
-        self.seen += position < at <= against.seen
-        if self.latest or _is_new(stamp, against.later_stamps, self.stamp):
-            self.latest += 1
-        if self.first_new is not None:
-            self.new += 1
-        else:
-            self.waiting += at > position
-            self.old_stamp = stamp or self.old_stamp
+            self.stamps.add(stamp)
+            self.old_stamp = self.old_stamp if is_new else stamp
+        if self.first is None and (is_new or not before.committed.is_settled(at, stamp)):
+            self.first = at
+        self.readable += self.first is not None
+        self.new += is_new
 
 
-def _is_new(stamp: str | None, known: Collection[str], present: str) -> bool:
-    return stamp is not None and (stamp not in known if known else stamp == present)
-
-
-async def read_retained(
-    redis: Redis,
-    stream: str,
-    position: EntryId,
-    *,
-    known: Collection[str],
-    known_later: Collection[str],
-    seen: EntryId,
-) -> Retained:
-    """Read the whole *stream*.
-
-    *known* are the stamps up to *position*, *known_later* those of the last published
-    checkpoint, *seen* is the last id that anybody saw. Raises `StoreDown`, also when the
-    master changes meanwhile.
-    """
-    against = _Known(position, known, known_later, seen)
+async def read_retained(redis: Redis, stream: str, before: Before) -> Retained:
+    """Read the whole *stream*. Raises `StoreDown`, also when another takes its place meanwhile."""
     retained, after = Retained(), BEGINNING
     while True:
         chunk = await read_chunk(redis, stream, after, _PAGE)
         if chunk.stamp != (retained.stamp or chunk.stamp):
-            raise StoreDown("another master answers")
+            raise StoreDown("the stream was made anew while it was read")
         retained.stamp = chunk.stamp
         for entry in chunk.entries:
-            retained.count(entry, against)
+            retained.count(entry, before)
         if len(chunk.entries) < _PAGE:
             retained.info = chunk.info
             return retained

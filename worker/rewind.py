@@ -16,13 +16,21 @@ from redis.exceptions import ResponseError
 from shared.connections import reading, redis_errors, transaction
 from shared.keys import testimonies_of
 from shared.published import Checkpoint, published_of
-from shared.streams import EntryId, StreamInfo, entry_id, now_ms_of, stamp_of, stream_info
+from shared.streams import (
+    EntryId,
+    StreamInfo,
+    entry_id,
+    is_same_master,
+    mark_stream,
+    now_ms_of,
+    stream_info,
+)
 from shared.witness import Testimony, forget_testimonies, testimonies_in
 from worker import checkpoints, incidents
 from worker.deps import Deps
 from worker.hearing import Hearing, hear_late
 from worker.incidents import Cause, Incident
-from worker.retained import Retained, read_retained
+from worker.retained import Before, Retained, read_retained
 
 log = structlog.get_logger()
 
@@ -50,29 +58,22 @@ async def reconcile(deps: Deps, stream: str, shard: int, *, in_doubt: bool = Fal
     """
     committed = await checkpoints.load(deps.pool, stream, shard)
     view = await _look(deps, stream, shard)
+    ended = committed
     if _is_ahead(view.published, committed):
         # Whoever published it committed it before: it shows now, unless MySQL forgot it.
-        committed = await checkpoints.load(deps.pool, stream, shard)
-    ended = committed
+        committed = ended = await checkpoints.load(deps.pool, stream, shard)
     if view.published is not None and _is_ahead(view.published, committed):
         ended = view.published
     hearing = Hearing.of(view.testimonies, ended)
     cause = _cause(committed, view, hearing)
     if cause or in_doubt or committed.is_new:
         seen_added, seen_last = await _seen(deps, stream, shard)
-        retained = await read_retained(
-            deps.redis,
-            deps.keys.stream(stream, shard),
-            committed.last,
-            known=committed.stamps,
-            known_later=ended.stamps,
-            seen=max(seen_last, hearing.last),
-        )
+        before = Before(committed, ended, max(seen_last, hearing.last))
+        retained = await read_retained(deps.redis, deps.keys.stream(stream, shard), before)
         cause = cause or _cause_in(committed, retained)
         if cause is not None:
-            seen_added = max(seen_added, hearing.added)
-            loss = _Loss(cause, committed, ended, retained, view.now_ms, seen_added)
-            return await _open_incarnation(deps, stream, shard, loss, hearing)
+            loss = _Loss(cause, committed, ended, retained, max(seen_added, hearing.added))
+            return await _open_incarnation(deps, stream, shard, loss, hearing, view.now_ms)
     if view.testimonies:
         return await hear_late(deps, stream, shard, committed, view.testimonies)
     return committed
@@ -80,16 +81,16 @@ async def reconcile(deps: Deps, stream: str, shard: int, *, in_doubt: bool = Fal
 
 async def _look(deps: Deps, stream: str, shard: int) -> _View:
     key = deps.keys.stream(stream, shard)
+    stamp = await mark_stream(deps.redis, key)
     with redis_errors():
         async with deps.redis.pipeline(transaction=True) as pipe:
-            pipe.info("replication")
             pipe.xinfo_stream(key)
             pipe.time()
             pipe.hgetall(deps.keys.checkpoint(stream, shard))
             pipe.hgetall(testimonies_of(key))
-            replication, about, time, published, told = await pipe.execute(raise_on_error=False)
+            about, time, published, told = await pipe.execute(raise_on_error=False)
     return _View(
-        stamp=stamp_of(replication),
+        stamp=stamp,
         info=stream_info(about),
         now_ms=now_ms_of(time),
         published=published_of(published),
@@ -105,23 +106,22 @@ def _cause(committed: Checkpoint, view: _View, hearing: Hearing) -> Cause | None
     """Why the stream cannot be read on as it is; None where nothing tells against it."""
     if _is_ahead(view.published, committed):
         return Cause.MYSQL_RESTORED
-    if committed.replid not in {"", view.stamp}:
-        return Cause.MASTER_CHANGED
-    if committed.base + view.info.added < committed.ordinal:
+    # Before the first batch the fronts alone know which stream entries were of.
+    known = committed.replid or hearing.stamp
+    if known and known != view.stamp:
+        return Cause.RECREATED if is_same_master(known, view.stamp) else Cause.MASTER_CHANGED
+    if hearing.told or committed.base + view.info.added < committed.ordinal:
         return Cause.RECREATED
-    if hearing.told:
-        # Before the first batch the fronts alone know which master entries were of.
-        return Cause.RECREATED if hearing.stamps == {view.stamp} else Cause.MASTER_CHANGED
     return None
 
 
 def _cause_in(committed: Checkpoint, retained: Retained) -> Cause | None:
     """The same, told by what the stream retains."""
-    # Fewer were added than are applied or can still be read.
-    if committed.base + retained.info.added < committed.ordinal + retained.later:
-        return Cause.RECREATED
     if committed.is_new and retained.stamps - {retained.stamp}:
         return Cause.MASTER_CHANGED
+    # Fewer were added than are applied or can still be read.
+    if committed.base + retained.info.added < committed.ordinal + retained.readable:
+        return Cause.RECREATED
     return None
 
 
@@ -132,82 +132,37 @@ def _cause_in(committed: Checkpoint, retained: Retained) -> Cause | None:
 class _Loss:
     """What a shard lost: the *committed* checkpoint against what the stream retains.
 
-    *ended* is the latest that is known of the incarnation that ended. Everything is
-    counted in ordinals, which go on from one incarnation to the next.
+    *ended* is the latest that is known of the incarnation that ended, *seen_added* the
+    highest ordinal that anybody saw. Ordinals go on from one incarnation to the next.
     """
 
     cause: Cause
     committed: Checkpoint
     ended: Checkpoint
     retained: Retained
-    now_ms: int
-    #: The highest ordinal that anybody saw.
     seen_added: int
-
-    @property
-    def begins_anew(self) -> bool:
-        """Is nothing of the stream applied, whatever its ids say, as the clock went back?
-
-        Whoever had applied one of its entries had moved the checkpoint to that. With a clock
-        that is not behind, entries below the checkpoint were applied once and put back.
-        """
-        last = self.committed.last
-        is_behind = self.retained.info.last < last and self.now_ms <= last.ms
-        return self.cause is Cause.RECREATED and (is_behind or self.retained.entries == 0)
-
-    @property
-    def is_clear(self) -> bool:
-        """Is the committed ordinal all of the incarnation that ended?"""
-        retained = self.retained
-        nothing_applied = retained.later == retained.entries == retained.info.added
-        return self.cause is not Cause.RECREATED or self.begins_anew or nothing_applied
 
     @property
     def position(self) -> EntryId:
         """Where to read on: right after everything that is applied."""
-        retained, last = self.retained, self.committed.last
-        if self.cause is Cause.RECREATED and not self.begins_anew:
-            return last
-        first = retained.first if self.begins_anew else retained.first_new
-        if first is not None:
-            return min(last, first.just_before())
-        if self.cause is Cause.MYSQL_RESTORED:
-            return last
-        # What comes next may be below: a new master's clock may be behind.
-        return min(last, retained.info.last)
-
-    @property
-    def readable(self) -> int:
-        """Entries past the position."""
-        retained = self.retained
-        if self.cause is Cause.RECREATED:
-            return retained.entries if self.begins_anew else retained.later
-        return retained.waiting + retained.new
-
-    @property
-    def _new(self) -> int:
-        """Those of the readable entries that the incarnation that ended did not have."""
-        retained = self.retained
-        if self.cause is Cause.RECREATED:
-            return retained.entries if self.begins_anew else retained.later - retained.seen
-        return retained.latest
+        first = self.retained.first
+        # What comes next may be below the old position: a new master's clock may be behind.
+        return self.retained.info.last if first is None else first.just_before()
 
     @property
     def ended_at(self) -> int:
         """The last ordinal of the incarnation that ended, as far as anybody knows."""
-        known = max(self.seen_added, self.ended.ordinal, self.committed.ordinal)
-        if self.cause is Cause.RECREATED:
-            return known
-        survived = self.ended.base + self.retained.info.added - self._new
-        return max(known, survived)
+        survived = self.ended.base + self.retained.info.added - self.retained.new
+        return max(self.seen_added, self.ended.ordinal, self.committed.ordinal, survived)
 
     @property
     def lost(self) -> int:
-        return max(0, self.ended_at + self._new - self.committed.ordinal - self.readable)
+        there_were = self.ended_at + self.retained.new
+        return max(0, there_were - self.committed.ordinal - self.retained.readable)
 
 
 async def _open_incarnation(
-    deps: Deps, stream: str, shard: int, loss: _Loss, hearing: Hearing
+    deps: Deps, stream: str, shard: int, loss: _Loss, hearing: Hearing, now_ms: int
 ) -> Checkpoint:
     """Begin a new incarnation: its books balance with what can still be read."""
     old, retained = loss.committed, loss.retained
@@ -216,11 +171,10 @@ async def _open_incarnation(
         incarnation=loss.ended.incarnation + 1,
         batch_no=old.batch_no + 1,
         last=loss.position,
-        base=old.ordinal + loss.lost + loss.readable - retained.info.added,
+        base=old.ordinal + loss.lost + retained.readable - retained.info.added,
         lost=old.lost + loss.lost,
         replid=retained.stamp,
-        stamps=old.knowing({*retained.stamps, retained.stamp}),
-        floor_ms=max(old.floor_ms, min(old.last.ms, loss.now_ms + _FLOOR_AHEAD_MS)),
+        floor_ms=max(old.floor_ms, min(old.last.ms, now_ms + _FLOOR_AHEAD_MS)),
     )
     incident = _incident(loss, hearing, new)
     async with transaction(deps.pool) as cursor:
@@ -229,7 +183,7 @@ async def _open_incarnation(
     _log(stream, shard, incident)
     key = deps.keys.stream(stream, shard)
     await forget_testimonies(deps.redis, key, hearing.all)
-    if loss.now_ms <= new.floor_ms:
+    if now_ms <= new.floor_ms:
         await _move_ids_past(deps, key, new.floor_ms)
     return new
 
@@ -242,9 +196,9 @@ def _incident(loss: _Loss, hearing: Hearing, new: Checkpoint) -> Incident:
         incarnation=ended.incarnation,
         cause=loss.cause,
         lost=loss.lost,
-        is_exact=is_told or (hearing.is_complete and loss.is_clear),
+        is_exact=is_told or hearing.is_complete,
         after=loss.committed.last,
-        before=loss.retained.first_new or loss.retained.info.last,
+        before=loss.retained.first or loss.retained.info.last,
         position=new.last,
         ended_stamp=ended.replid or hearing.stamp or loss.retained.old_stamp,
         stamp=new.replid,

@@ -16,32 +16,19 @@ if now_ms > tonumber(ARGV[1]) then
 end
 
 local stream = KEYS[1]
--- The server says itself which run of which master it is: whoever asked before may have
--- asked another one, and an entry with an old stamp may be taken for an old entry.
-local replication = redis.call('INFO', 'replication')
-local stamp = ''
-if string.find(replication, 'role:master', 1, true) then
-  stamp = string.match(replication, 'master_replid:(%w%w%w%w%w%w%w%w)')
-end
+-- The server says itself whose stream it is: whoever asked before may have asked another one,
+-- and an entry with an old stamp may be taken for an old entry.
+local stamp = master()
+if stamp ~= '' then stamp = stamp .. mark(stream) end
 local published = redis.call('HMGET', KEYS[2], 'last_ms', 'last_seq', 'stamps', 'incarnation')
 local published_ms, published_seq = published[1] or '0', published[2] or '0'
 local known_stamps = published[3] or ''
-
--- Positions are pairs of 64-bit numbers: a Lua number would round them, and as text
--- '9' is greater than '10'. Without leading zeros the longer one is the greater one.
-local function greater(a, b)
-  if #a ~= #b then return #a > #b end
-  return a > b
-end
 
 local function is_pending(value)
   if not value then return false end
   local ms, seq, by = string.match(value, '^(%d+)-(%d+) (%w+) ')
   if not ms then return false end -- damaged: the entry must not fail for it
-  -- Of an incarnation that no checkpoint knows of yet: ids do not compare.
-  if known_stamps ~= '' and not string.find(known_stamps, by, 1, true) then return true end
-  if ms ~= published_ms then return greater(ms, published_ms) end
-  return greater(seq, published_seq)
+  return not is_settled(ms, seq, by, known_stamps, published_ms, published_seq)
 end
 
 -- How original_episodes of a save follows from what is pending before it:
@@ -110,8 +97,7 @@ local function first_id()
   local added, last = look()
   local last_ms, last_seq = string.match(last, '^(%d+)-(%d+)$')
   local least_ms = -1
-  if greater(published_ms, last_ms)
-    or (published_ms == last_ms and greater(published_seq, last_seq)) then
+  if is_above(published_ms, published_seq, last_ms, last_seq) then
     least_ms = tonumber(published_ms)
   end
   if least_ms > sane_ms then least_ms = -1 end

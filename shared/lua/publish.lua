@@ -2,9 +2,8 @@
 --
 -- KEYS[1] published checkpoint, KEYS[2] stream, then per user: version, cached.
 -- ARGV[1] incarnation, ARGV[2] batch_no, ARGV[3] new version token, ARGV[4] entries,
--- ARGV[5] rows and ARGV[6] ms of the batch, ARGV[7] stamp of the master it was read from
--- ('': none), ARGV[8] how many entries the stream must have had, then field, value ... of the
--- checkpoint. Returns 1, 0 where a later checkpoint is published already, or -1 where the
+-- ARGV[5] rows and ARGV[6] ms of the batch, ARGV[7] stamp of the stream it was read from
+-- ('': none yet), then field, value ... of the checkpoint. Returns 1, 0 where a later checkpoint is published already, or -1 where the
 -- stream is not the one that it speaks of: readers must not take its new entries for old.
 
 local published = redis.call('HMGET', KEYS[1], 'incarnation', 'batch_no')
@@ -14,14 +13,8 @@ if new_incarnation < incarnation
   or (new_incarnation == incarnation and new_batch_no <= batch_no) then
   return 0 -- a zombie must not set it back
 end
-local stamp = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w%w%w%w%w%w%w%w)')
-if ARGV[7] ~= '' and ARGV[7] ~= stamp then return -1 end
-local about, added = redis.pcall('XINFO', 'STREAM', KEYS[2]), 0
-for i = 1, #about, 2 do
-  if about[i] == 'entries-added' then added = about[i + 1] end
-end
-if added < tonumber(ARGV[8]) then return -1 end
-redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'batch_no', ARGV[2], unpack(ARGV, 9))
+if ARGV[7] ~= '' and ARGV[7] ~= stamp_of(KEYS[2]) then return -1 end
+redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'batch_no', ARGV[2], unpack(ARGV, 8))
 if ARGV[4] ~= '0' then
   redis.call('HSET', KEYS[1],
     'batch_entries', ARGV[4], 'batch_rows', ARGV[5], 'batch_ms', ARGV[6])

@@ -178,8 +178,9 @@ async def test_workers_outlive_jobs_that_arq_cancels_while_they_end(
                     jobs.start()
                     for worker, times in zip(site.workers, stopped, strict=True):
                         await until(
-                            lambda worker=worker, times=times: len(worker.events("arq_stopped"))
-                            > times,
+                            lambda worker=worker, times=times: (
+                                len(worker.events("arq_stopped")) > times
+                            ),
                             f"{worker.name} begins anew",
                         )
 

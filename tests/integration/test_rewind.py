@@ -15,7 +15,7 @@ from shared.appends import AppendConnection
 from shared.connections import Pool
 from shared.published import read_published
 from shared.settings import Settings
-from shared.streams import trim
+from shared.streams import mark_stream, trim
 from shared.witness import Witness
 from tests.fronts import front
 from tests.mysql_state import books
@@ -110,8 +110,7 @@ async def _other(deps: Deps) -> AsyncIterator[Site]:
 
 async def add_with_ids(site: Site, ids: Sequence[str], user: str = "ann") -> None:
     """Entries of moonwake's own with chosen ids: those of a master whose clock is ahead."""
-    replication = await site.deps.redis.info("replication")
-    stamp = str(replication["master_replid"])[:8]
+    stamp = await mark_stream(site.deps.redis, site.stream)
     for number, identity in enumerate(ids):
         body = orjson.dumps(save(user, f"ahead{number}"))
         await site.deps.redis.xadd(site.stream, {"d": body, "i": stamp}, id=identity)
