@@ -9,7 +9,7 @@ import pytest
 from tests.faults import redis_faults
 from tests.faults.failovers import FailoverFromAhead
 from tests.faults.fault import Fault, NotInjected
-from tests.faults.kinds import known
+from tests.faults.kinds import chosen
 from tests.faults.redis_control import Node
 from tests.faults.redis_faults import RedisClockBack, RedisClockForward, shift_clock
 
@@ -26,12 +26,12 @@ STORE_KINDS = {
 
 def test_every_kind_of_trouble_with_a_store_is_known() -> None:
     """None is left out by an import that was forgotten."""
-    assert set() == STORE_KINDS - set(known())
+    assert set() == STORE_KINDS - set(chosen(""))
 
 
 def test_what_loses_redis_data_has_redis_for_itself() -> None:
     """Nobody restarts or freezes a server whose data are just being taken away."""
-    losing = [fault for fault in known().values() if fault.loses_redis_data]
+    losing = [fault for fault in chosen("").values() if fault.loses_redis_data]
 
     assert losing
     assert [] == [fault.kind for fault in losing if "redis" not in fault.holds]
