@@ -14,6 +14,7 @@ run: setup ## start everything on this machine: MariaDB, Redis, web, two workers
 	@exec $(bin)/moonwake up
 
 test: check ## every check and every test, on MariaDB
+	@sh ops/setup.sh faults
 	$(bin)/pytest -q
 
 check: setup ## the checks alone: ruff, formatting, types, import direction
@@ -48,4 +49,5 @@ lock: setup ## regenerate requirements.txt and requirements-dev.txt from pyproje
 
 faults: DURATION_S ?= 1800
 faults: setup ## break everything under load and compare (DURATION_S, SEED, FAULTS=kind,kind)
+	@sh ops/setup.sh faults
 	@$(bin)/python -m tests.faults --duration-s "$(DURATION_S)" $(if $(SEED),--seed "$(SEED)") --faults "$(FAULTS)"

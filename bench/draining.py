@@ -7,7 +7,7 @@ from collections.abc import Collection
 from bench import workers
 from bench.replay import record, replay
 from bench.report import Result, Target
-from bench.servers import Lab, RunFailed
+from bench.servers import Lab
 from bench.workers import Drained
 from bench.workload import Backlog, Backlogs
 
@@ -30,11 +30,11 @@ def measure(lab: Lab, rounds: int, scale: int, wanted: Collection[str]) -> list[
         for backlog, runs in drained.items():
             with lab.database() as database:
                 runs.append(workers.drain(lab, backlogs, backlog, database))
-                _check(lab, database, backlog)
+                workers.check(lab, database, backlog.keys, backlog.events)
         if script is not None:
             with lab.database() as database:
                 replayed_s.append(replay(lab, script, database))
-                _check(lab, database, distinct)
+                workers.check(lab, database, distinct.keys, distinct.events)
     results: list[Result] = []
     if DRAIN in wanted:
         results += _drain_results(drained[distinct], replayed_s)
@@ -43,17 +43,6 @@ def measure(lab: Lab, rounds: int, scale: int, wanted: Collection[str]) -> list[
     if MEMORY in wanted:
         results += _memory_results(drained[many], drained[few])
     return results
-
-
-def _check(lab: Lab, database: str, backlog: Backlog) -> None:
-    """Raises `RunFailed` unless every event of *backlog* is in *database*, counted once."""
-    ((records, applied),) = lab.sql(
-        "SELECT (SELECT COUNT(*) FROM play_records),"
-        " (SELECT applied FROM stream_checkpoints WHERE ordinal = applied)",
-        database,
-    )
-    if (records, applied) != (str(backlog.keys), str(backlog.events)):
-        raise RunFailed(f"{backlog}: {records} records, {applied} events applied")
 
 
 def _drain_results(drained: list[Drained], replayed_s: list[float]) -> list[Result]:

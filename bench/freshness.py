@@ -11,7 +11,7 @@ from statistics import quantiles
 from bench.report import Result, Target
 from bench.servers import Lab, RunFailed
 from bench.workers import running_worker
-from bench.workload import STREAM, append_of
+from bench.workload import STREAM, append_of, send
 from shared.appends import AppendConnection
 from shared.connections import Pool, open_mysql, open_redis, reading
 from shared.errors import AppendRefused
@@ -129,12 +129,7 @@ async def _load(connection: AppendConnection, duration_s: int, probes: Probes | 
         watched = range(tick * _PROBES_PER_TICK, (tick + 1) * _PROBES_PER_TICK)
         if probes is not None:
             events[: len(watched)] = [probes.append(number) for number in watched]
-        shards: dict[int, list[Append]] = {}
-        for event in events:
-            shards.setdefault(event.shard, []).append(event)
-        answers = await connection.append(list(shards.values()))
-        if refused := next((each for group in answers for each in group if each), None):
-            raise refused
+        await send(connection, events)
         if probes is not None:
             probes.acknowledged(watched)
         await asyncio.sleep(max(0.0, begun_s + (tick + 1) * _TICK_S - time.monotonic()))

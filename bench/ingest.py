@@ -119,7 +119,7 @@ def served(lab: Lab, database: str, app: str, name: str = "", **more: str) -> It
         lab.directory,
         argv=[sys.executable, "-m", "uvicorn", *options, f"--port={port}", *_APPS[app]],
         # No worker runs: what is measured is the front, so its lag must not close it.
-        environ=lab.environ(database, MAX_LAG_ENTRIES="1000000000", **more),
+        environ=lab.environ(database, **{"MAX_LAG_ENTRIES": "1000000000"} | more),
         death_signal=signal.SIGKILL,
     )
     server.launch()

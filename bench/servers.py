@@ -116,7 +116,7 @@ _CLIENTS = {Flavour.MARIADB: ("mariadb", "mysql"), Flavour.MYSQL: ("mysql",)}
 
 
 @contextmanager
-def running_lab(flavour: Flavour) -> Iterator[Lab]:
+def running_lab(flavour: Flavour, buffer_pool_mib: int = 512) -> Iterator[Lab]:
     """Both servers, stopped and removed at the end. Raises `ProgramMissing`."""
     program = _program(flavour)
     account = Account(
@@ -128,7 +128,7 @@ def running_lab(flavour: Flavour) -> Iterator[Lab]:
         directory / "mysql",
         account,
         program=program,
-        buffer_pool_mib=512,
+        buffer_pool_mib=buffer_pool_mib,
         death_signal=signal.SIGKILL,
     )
     redis = RedisServer(directory / "redis", death_signal=signal.SIGKILL)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
 import orjson
@@ -27,7 +28,7 @@ PREFIX = "run:"
 #: Contents that one user watches, and those there are.
 CONTENTS_PER_USER, CATALOGUE = 10, 5_000
 _GROUP = 500
-_SOURCES = ("heimuer", "ffzy", "dyttzy")
+SOURCES = ("heimuer", "ffzy", "dyttzy")
 _TITLES = ("漫长的季节", "Moon Wake", "山海情", "The Long Way Home", "三体")
 
 
@@ -35,7 +36,7 @@ def key_of(number: int) -> tuple[str, str, str]:
     """(user, source, content id) of the key *number*: ten contents for each user."""
     user, slot = divmod(number, CONTENTS_PER_USER)
     content = (user * 7 + slot * 131) % CATALOGUE
-    return f"viewer{user:05d}", _SOURCES[content % len(_SOURCES)], f"{40_000 + content}"
+    return f"viewer{user:05d}", SOURCES[content % len(SOURCES)], f"{40_000 + content}"
 
 
 def record(number: int, play_time: int, save_time: int) -> dict[str, Any]:
@@ -60,8 +61,12 @@ def record(number: int, play_time: int, save_time: int) -> dict[str, Any]:
 
 def append_of(keys: Keys, shards: int, number: int, play_time: int, save_time: int) -> Append:
     """A save of key *number* as the API appends it."""
-    user, source, content_id = key_of(number)
-    given = record(number, play_time, save_time)
+    return append_to(keys, shards, key_of(number), record(number, play_time, save_time))
+
+
+def append_to(keys: Keys, shards: int, key: tuple[str, str, str], given: dict[str, Any]) -> Append:
+    """A save of the record *given* under *key*, (user, source, content id)."""
+    user, source, content_id = key
     body, offset = events.encode_save(user, source, content_id, orjson.dumps(given))
     shard = shard_of(user, shards)
     return Append(
@@ -78,39 +83,34 @@ def append_of(keys: Keys, shards: int, number: int, play_time: int, save_time: i
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """*events* saves over *keys* keys in random order, all in one shard."""
+    """*events* saves over *keys* keys in random order; *shards* as their users fall."""
 
     events: int
     keys: int
+    shards: int = 1
 
     @property
     def name(self) -> str:
-        return f"{self.events}x{self.keys}"
+        return f"{self.events}x{self.keys}over{self.shards}"
 
     def appends(self, keys: Keys) -> Iterator[Append]:
         order = list(range(self.keys)) * (self.events // self.keys)
-        random.Random(self.name).shuffle(order)  # noqa: S311 - the same order in every run
+        # The same order in every run, whatever the shards.
+        random.Random(f"{self.events}x{self.keys}").shuffle(order)  # noqa: S311
         now_ms = time.time_ns() // 1_000_000
         for position, number in enumerate(order):
             # Ten seconds of video between two heartbeats of a key.
             play_time = 10 + 10 * (position // self.keys)
-            yield append_of(keys, 1, number, play_time, now_ms)
+            yield append_of(keys, self.shards, number, play_time, now_ms)
 
 
-async def fill(settings: Settings, backlog: Backlog) -> None:
-    """Append *backlog* through the script that the API uses, in its groups."""
-    keys = Keys(settings.key_prefix)
+async def fill(settings: Settings, appends: Iterator[Append]) -> None:
+    """Append all *appends* through the script that the API uses, in its groups."""
     async with open_redis(settings.redis_url) as redis:
-        connection = AppendConnection(redis, keys, STREAM, timeout_s=30)
+        connection = AppendConnection(redis, Keys(settings.key_prefix), STREAM, timeout_s=30)
         try:
-            group: list[Append] = []
-            for append in backlog.appends(keys):
-                group.append(append)
-                if len(group) == _GROUP:
-                    await _send(connection, group)
-                    group = []
-            if group:
-                await _send(connection, group)
+            while group := list(islice(appends, _GROUP)):
+                await send(connection, group)
         finally:
             await connection.close()
 
@@ -128,7 +128,8 @@ class Backlogs:
         """The key prefix of a fresh copy of *backlog*, removed afterwards."""
         source = f"fill.{backlog.name}:"
         if backlog.name not in self._filled:
-            asyncio.run(fill(replace(self._settings, key_prefix=source), backlog))
+            settings = replace(self._settings, key_prefix=source)
+            asyncio.run(fill(settings, backlog.appends(Keys(source))))
             self._filled.add(backlog.name)
         self._each(source, lambda pipe, key: pipe.copy(key, key.replace(source, PREFIX, 1)))
         try:
@@ -145,8 +146,11 @@ class Backlogs:
         pipe.execute()
 
 
-async def _send(connection: AppendConnection, group: list[Append]) -> None:
-    [answers] = await connection.append([group])
-    refused = next(filter(None, answers), None)
-    if refused is not None:
+async def send(connection: AppendConnection, events: Sequence[Append]) -> None:
+    """Append *events* in one round trip, as the front does. Raises `AppendRefused`."""
+    shards: dict[int, list[Append]] = {}
+    for event in events:
+        shards.setdefault(event.shard, []).append(event)
+    answers = await connection.append(list(shards.values()))
+    if refused := next(filter(None, chain.from_iterable(answers)), None):
         raise refused

@@ -11,8 +11,13 @@ trap 'rm -rf "$tool"' EXIT
 
 compile() {
     "$tool/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-        --no-emit-index-url --no-emit-find-links --no-header "$@" pyproject.toml
+        --no-emit-index-url --no-emit-find-links --no-header "$@"
 }
 
-compile "$@" --output-file requirements.txt
-compile "$@" --extra dev --output-file requirements-dev.txt
+compile "$@" pyproject.toml --output-file requirements.txt
+compile "$@" pyproject.toml --extra dev --output-file requirements-dev.txt
+# What the benchmarks' plots are drawn with; beside the others in .venv, so the same versions.
+compile "$@" bench/scale/requirements.in --constraint requirements-dev.txt \
+    --output-file bench/scale/requirements.txt
+# The rivals' own environment.
+compile "$@" bench/rivals/requirements.in --output-file bench/rivals/requirements.txt

@@ -25,22 +25,20 @@ SEED_MAX = 2**32 - 1
 
 
 def main(
-    duration_s: Annotated[float, typer.Option(min=10, max=86_400, help="Load and faults.")] = 1800,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=SEED_MAX, help="Repeats a run; default: a new one.")
-    ] = None,
+    duration_s: Annotated[str, typer.Option(help="Of load and faults.")] = "1800",
+    seed: Annotated[str, typer.Option(help="Repeats a run; empty: a new one.")] = "",
     faults: Annotated[str, typer.Option(help="Only these kinds, comma-separated.")] = "",
     write_ledger: Annotated[bool, typer.Option(help="Append to docs/faults.md.")] = True,
 ) -> None:
     """Run the checker; exit code 1 for any difference or uncounted loss, 2 for bad input."""
-    if seed is None:
-        seed = secrets.randbelow(SEED_MAX + 1)
+    seconds = _whole(duration_s, "DURATION_S", 10, 86_400)
+    number = _whole(seed, "SEED", 0, SEED_MAX) if seed else secrets.randbelow(SEED_MAX + 1)
     try:
         kinds = chosen(faults)
     except (UnknownKind, NotInjected) as error:
         _refuse(str(error))
-    options = Options(seed, duration_s, kinds)
-    console.print(f"SEED={seed} DURATION_S={duration_s:.0f} FAULTS={','.join(kinds)}")
+    options = Options(number, seconds, kinds)
+    console.print(f"SEED={number} DURATION_S={seconds} FAULTS={','.join(kinds)}")
     folder = Path(tempfile.mkdtemp(prefix="moonwake-faults-"))
     try:
         result = asyncio.run(_shown(options, folder))
@@ -52,6 +50,13 @@ def main(
     if result.differences:
         raise typer.Exit(1)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _whole(text: str, name: str, low: int, high: int) -> int:
+    """The number in *text*; refuses anything else by name."""
+    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+        _refuse(f"{name} must be a whole number from {low} to {high}, not {text!r}")
+    return int(text)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 #: Faults at the same time.
 AT_ONCE_MAX = 8
-#: Seconds between two arrivals, on the average; a share of them are whole volleys.
-_EVERY_S = 5.0
+#: Share of the arrivals that are whole volleys.
 _VOLLEYS = 0.06
 #: The first comes when there is something to harm; the last has time to heal.
 _QUIET_S = 3.0
@@ -24,8 +23,8 @@ class Planned:
     kind: str
 
 
-def plan(seed: int, duration_s: float, kinds: Sequence[str]) -> list[Planned]:
-    """Faults of *kinds* at random times, each kind about as often as the others."""
+def plan(seed: int, duration_s: float, kinds: Sequence[str], every_s: float) -> list[Planned]:
+    """Faults of *kinds* every *every_s* on the average, each kind as often as the others."""
     dice = random.Random(f"{seed}:plan")
     planned: list[Planned] = []
     deck: list[str] = []
@@ -38,5 +37,5 @@ def plan(seed: int, duration_s: float, kinds: Sequence[str]) -> list[Planned]:
                 deck = list(kinds)
                 dice.shuffle(deck)
             planned.append(Planned(len(planned) + 1, at_s, deck.pop()))
-        at_s += dice.expovariate(1 / _EVERY_S)
+        at_s += dice.expovariate(1 / every_s)
     return planned

@@ -75,12 +75,11 @@ class RedisFlush(Fault):
 
     async def inject(self, site: Site) -> None:
         before = await added(site)
-        if not all(before):
-            raise NotInjected("a stream is empty")
+        if not any(before):
+            raise NotInjected("every stream is empty")
         async with site.rewinding(), site.redis.direct() as redis:
-            await site.last_words(redis, "FLUSHALL")
-        after = await added(site)
-        assert all(now < then for now, then in zip(after, before, strict=True))
+            assert await site.last_words(redis, "FLUSHALL")
+        site.note(f"{self.kind}: {before} entries ever added, by shard")
 
 
 @register

@@ -39,6 +39,8 @@ class Options:
     kinds: Mapping[str, type[Fault]]
     clients: int = 24
     pace_s: float = 0.1
+    #: Seconds between two faults, on the average.
+    every_s: float = 5.0
 
 
 @dataclass(slots=True)
@@ -114,7 +116,7 @@ class _Run:
     async def _strike(self) -> None:
         """Load for the whole duration, faults inside it."""
         options = self._options
-        planned = plan(options.seed, options.duration_s, list(options.kinds))
+        planned = plan(options.seed, options.duration_s, list(options.kinds), options.every_s)
         loading = asyncio.create_task(self._load.run(options.clients, options.pace_s))
         striking = asyncio.create_task(self._injector.run(planned, options.duration_s))
         try:

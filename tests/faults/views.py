@@ -48,8 +48,9 @@ async def _keep_evidence(site: Site, history: History) -> None:
     user = site.keys.play_records(history.shard, history.user)
     async with site.redis.direct() as redis:
         pipe = redis.pipeline(transaction=True)
-        pipe.get(user.version).hgetall(user.pending).hgetall(user.cached)
-        pipe.hgetall(site.keys.checkpoint(STREAM, history.shard))
+        pipe.get(user.version)
+        for key in (user.pending, user.cached, site.keys.checkpoint(STREAM, history.shard)):
+            pipe.hgetall(key)
         version, pending, cached, published = await pipe.execute()
     site.note(
         f"evidence: {user.cached}\n  version {version}\n  published {published}\n"

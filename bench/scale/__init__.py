@@ -1,0 +1,1 @@
+"""How moonwake scales: with workers and shards, with what is stored, over an outage of MySQL."""
