@@ -29,7 +29,8 @@ def script(name: str) -> str:
     return "".join(texts)
 
 
-SEQ_MAX = 2**64 - 1
+#: More entries than that come in no millisecond.
+SEQ_MAX = 2**63 - 1
 
 
 class EntryId(NamedTuple):

@@ -11,6 +11,7 @@ from shared.published import BatchWork, Checkpoint, clear_pending, publish, read
 from shared.streams import (
     BEGINNING,
     Append,
+    AppendLimits,
     EntryId,
     append_arguments,
     read_chunk,
@@ -90,8 +91,10 @@ async def trimming_leaves_the_figures(stores: Stores) -> list[Any]:
 async def publishing_never_goes_back(stores: Stores) -> list[Any]:
     """The publish script, its figures and the copies that it drops."""
     key = stores.deps.keys.checkpoint(STREAM, 0)
-    ann = stores.deps.keys.play_records(0, "ann")
-    checkpoint = Checkpoint(2, 5, EntryId(7, 1), 3, 4, 1, 2, "abcdefgh", ("x", "abcdefgh"), 9)
+    ann, keys = stores.deps.keys.play_records(0, "ann"), (key, stores.stream)
+    checkpoint = Checkpoint(
+        2, 5, EntryId(7, 1), 3, 4, 1, 2, "", (("x", EntryId(4, 0)), ("abcdefgh", EntryId(7, 1))), 9
+    )
     seen: list[Any] = [await read_published(stores.redis, key)]
     for new, work in (
         (checkpoint, BatchWork(3, 2, 10)),
@@ -102,7 +105,7 @@ async def publishing_never_goes_back(stores: Stores) -> list[Any]:
         (replace(checkpoint, incarnation=3, batch_no=2), BatchWork(5, 1, 2)),
     ):
         await stores.redis.hset(ann.cached, "a", "1")
-        seen.append(await publish(stores.redis, key, new, f"token {len(seen)}", [ann], work))
+        seen.append(await publish(stores.redis, keys, new, f"token {len(seen)}", [ann], work))
         seen.append(await stores.redis.hgetall(key))
         seen += [await stores.redis.get(ann.version), await stores.redis.exists(ann.cached)]
     return seen
@@ -117,7 +120,9 @@ async def an_append_changes_everything_at_once(stores: Stores) -> list[Any]:
     seconds, _ = await stores.redis.time()
     seen: list[Any] = []
     for group_now, not_after_s in ((group, 60), ([], 60), (group, -60), (_clear(stores), 60)):
-        arguments = append_arguments(keys, STREAM, 0, group_now, (seconds + not_after_s) * 1000)
+        arguments = append_arguments(
+            keys, STREAM, 0, group_now, AppendLimits((seconds + not_after_s) * 1000)
+        )
         count = 1 + arguments[0]
         run = stores.redis.register_script(script("append"))
         added, _, *more = await run(arguments[1:count], arguments[count:])
@@ -151,7 +156,7 @@ async def a_clean_up_compares(stores: Stores) -> list[Any]:
     }
     names = [name.encode() for name in values if name != "other"] + [b"absent"]
     seen: list[Any] = []
-    for stamps in (("abcdefgh", "12345678"), ()):
+    for stamps in ((("abcdefgh", EntryId(10, 1)), ("12345678", EntryId(99, 0))), ()):
         await stores.redis.hset(ann.pending, mapping=values)
         upto = Checkpoint(last=EntryId(10, 1), stamps=stamps)
         await clear_pending(stores.redis, upto, [(ann, names)])

@@ -9,6 +9,8 @@ from typing import Any
 from shared.streams import EntryId, entry_id, script
 from tests.simulation.redis_server import RedisServer, to_bytes
 
+_MARK = b"moonwake:"
+
 Script = Callable[[RedisServer, Sequence[str], Sequence[Any]], Any]
 
 
@@ -17,7 +19,7 @@ def append(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> list
     now_ms = redis.clock()
     if now_ms > int(args[0]):
         return [-1, now_ms]
-    stream, stamp = keys[0], to_bytes("" if redis.is_replica else redis.replid[:8])
+    stream, stamp = keys[0], mark(redis, keys[:1], ())
     ids: list[bytes] = []
     first = _first_id(redis, keys, args, now_ms, stamp)
     for at, (pending, version, cached) in zip(
@@ -38,6 +40,27 @@ def append(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> list
     incarnation = int(redis.hget(keys[1], "incarnation") or 1)
     added, last = _about(redis, stream)
     return [added, now_ms, stamp, incarnation, last, *ids]
+
+
+def mark(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> bytes:
+    if redis.is_replica:
+        return b""
+    if not _mark_of(redis, keys[0]):
+        seconds, microseconds = redis.time()
+        name = f"moonwake:{seconds % 65536:04x}{microseconds // 16 % 65536:04x}"
+        redis.xgroup_create(keys[0], name, mkstream=True)
+    return _stamp_of(redis, keys[0])
+
+
+def _mark_of(redis: RedisServer, stream: str) -> bytes:
+    if not redis.exists(stream):
+        return b""
+    names = [group["name"] for group in redis.xinfo_groups(stream)]
+    return next((name[len(_MARK) :] for name in names if name.startswith(_MARK)), b"")
+
+
+def _stamp_of(redis: RedisServer, stream: str) -> bytes:
+    return b"" if redis.is_replica else to_bytes(redis.replid[:8]) + _mark_of(redis, stream)
 
 
 def _about(redis: RedisServer, stream: str) -> tuple[int, bytes]:
@@ -70,11 +93,10 @@ def publish(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> int
     before = (int(published.get(b"incarnation", -1)), int(published.get(b"batch_no", -1)))
     if (int(args[0]), int(args[1])) <= before:
         return 0
-    stamp, least_added = to_bytes(args[6]), int(args[7])
-    if stamp not in {b"", to_bytes(redis.replid[:8])} or _about(redis, keys[1])[0] < least_added:
+    if to_bytes(args[6]) not in {b"", _stamp_of(redis, keys[1])}:
         return -1
     redis.hset(keys[0], mapping={"incarnation": args[0], "batch_no": args[1]})
-    redis.hset(keys[0], mapping=dict(zip(*[iter(args[8:])] * 2, strict=True)))
+    redis.hset(keys[0], mapping=dict(zip(*[iter(args[7:])] * 2, strict=True)))
     if to_bytes(args[3]) != b"0":
         names = ("batch_entries", "batch_rows", "batch_ms")
         redis.hset(keys[0], mapping=dict(zip(names, args[3:6], strict=True)))
@@ -104,12 +126,16 @@ def _is_written(value: bytes, last: EntryId, stamps: bytes) -> bool:
     found = re.match(rb"(\d+-\d+) (\w+) ", value)
     if found is None:
         return True
-    is_known = not stamps or found[2] in stamps
-    return is_known and entry_id(found[1]) <= last
+    if stamps:
+        through = re.search(found[2] + rb"=(\d+-\d+)", stamps)
+        if through is None:
+            return False
+        last = entry_id(through[1])
+    return entry_id(found[1]) <= last
 
 
 def trim(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> int:
-    if redis.replid[:8] != args[0]:
+    if _stamp_of(redis, keys[0]) != to_bytes(args[0]):
         return 0
     return redis.xtrim(keys[0], minid=str(args[1]), approximate=False)
 
@@ -125,6 +151,7 @@ def renew(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> int:
 #: By text: that is all a client is given.
 SCRIPTS: dict[str, Script] = {
     script("append"): append,
+    script("mark"): mark,
     script("publish"): publish,
     script("clear_pending"): clear_pending,
     script("renew"): renew,

@@ -32,9 +32,11 @@ class Stream:
     entries: list[Fields] = field(default_factory=list)
     last: EntryId = BEGINNING
     added: int = 0
+    groups: list[bytes] = field(default_factory=list)
 
     def copy(self) -> Stream:
-        return Stream(list(self.ids), list(self.entries), self.last, self.added)
+        groups = list(self.groups)
+        return Stream(list(self.ids), list(self.entries), self.last, self.added, groups)
 
 
 @dataclass(slots=True)
@@ -197,6 +199,21 @@ class RedisServer:
             "first-entry": first[0] if first else None,
             "last-entry": last,
         }
+
+    def xgroup_create(self, key: str, name: str, id: str = "$", mkstream: bool = False) -> bool:
+        if not (mkstream or self.exists(key)):
+            raise ResponseError("The XGROUP subcommand requires the key to exist.")
+        stream = self._made(key, Stream)
+        if to_bytes(name) in stream.groups:
+            raise ResponseError("BUSYGROUP Consumer Group name already exists")
+        stream.groups.append(to_bytes(name))
+        return True
+
+    def xinfo_groups(self, key: str) -> list[dict[str, Any]]:
+        stream = self._get(key, Stream)
+        if stream is None:
+            raise ResponseError("no such key")
+        return [{"name": name} for name in stream.groups]
 
     def xlen(self, key: str) -> int:
         stream = self._get(key, Stream)
