@@ -109,7 +109,7 @@ class BatchReader:
         self._knows_stamps = bool(checkpoint.stamps)
         self._left: Sequence[RawEntry] = ()
         self._chunk: Chunk | None = None
-        self._count = 1_000
+        self._count = _CHUNK_ENTRIES
         #: Users of the batch that belong to this shard.
         self._own: set[str] = set()
 
