@@ -108,7 +108,7 @@ class BatchReader:
         self._stamp = checkpoint.replid
         self._left: Sequence[RawEntry] = ()
         self._chunk: Chunk | None = None
-        self._count = 1_000
+        self._count = _CHUNK_ENTRIES
         #: Users of the batch that belong to this shard.
         self._own: set[str] = set()
 

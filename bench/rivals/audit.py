@@ -15,7 +15,7 @@ _POLL_S = 0.2
 #: Nothing has been applied for so long: there is nothing more, be it that all is there
 #: or that some of it is lost.
 _QUIET_S, _QUIET_MISSING_S = 1.0, 10.0
-_TIMEOUT_S = 90.0
+_TIMEOUT_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
