@@ -84,6 +84,14 @@ class Hearing:
         nobody = {_NOBODY} if self.unclear else set()
         return frozenset(nobody.union(*(each.fronts for each in self.told)))
 
+    def expected_of(self, foreign: int) -> frozenset[str]:
+        """The same, where the stream still has so many *foreign* entries.
+
+        Of those nobody can tell later whether they came before the end.
+        """
+        nobody = {_NOBODY} if foreign and not self.is_complete else set()
+        return self.expected.union(nobody)
+
     @property
     def is_complete(self) -> bool:
         return bool(self.heard) and self.expected <= self.heard
@@ -119,9 +127,10 @@ async def _foreign(
     """Entries that carry no stamp: of a master that nobody saw they may all have survived."""
     if all(_is_known(each, committed) for each in late):
         return 0
-    before = Before(committed, committed, BEGINNING)
+    before = Before(committed, committed, None)
     retained = await read_retained(deps.redis, deps.keys.stream(stream, shard), before)
-    return retained.info.added - retained.own
+    # What was trimmed is counted here too.
+    return retained.info.added - retained.entries + retained.foreign
 
 
 def _is_known(testimony: Testimony, committed: Checkpoint) -> bool:

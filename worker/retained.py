@@ -17,17 +17,17 @@ _PAGE = 4_000
 @dataclass(frozen=True, slots=True)
 class Before:
     """What was known of the stream: the *committed* checkpoint, the latest one of the
-    incarnation that *ended*, and the last id that anybody *seen*.
+    incarnation that *ended*, and its *last* id if that is known for sure.
     """
 
     committed: Checkpoint
     ended: Checkpoint
-    seen: EntryId
+    last: EntryId | None
 
     def had(self, at: EntryId, stamp: str | None, present: str) -> bool:
-        """Need the incarnation that ended have had an entry like this?"""
+        """May the incarnation that ended have had an entry like this?"""
         if stamp is None:
-            return at <= self.seen
+            return self.last is None or at <= self.last
         if not self.ended.replid:
             # Before the first batch all but what the present stream stamped is an older one's.
             return stamp != present
@@ -45,13 +45,14 @@ class Retained:
 
     stamp: str = ""
     info: StreamInfo = field(default_factory=StreamInfo)
+    entries: int = 0
     #: The first entry that is not applied, and how many there are from it on.
     first: EntryId | None = None
     readable: int = 0
     #: Those of them that are new.
     new: int = 0
-    #: All that moonwake appended, with all stamps that they carry.
-    own: int = 0
+    #: Those that carry no stamp, and the stamps of the others.
+    foreign: int = 0
     stamps: set[str] = field(default_factory=set)
     #: Of the last of them that is not new; empty where there is none.
     old_stamp: str = ""
@@ -59,12 +60,14 @@ class Retained:
     def count(self, entry: RawEntry, before: Before) -> None:
         at, stamp = entry_id(entry[0]), stamp_in(entry)
         is_new = self.new > 0 or not before.had(at, stamp, self.stamp)
-        if stamp is not None:
-            self.own += 1
+        if stamp is None:
+            self.foreign += 1
+        else:
             self.stamps.add(stamp)
             self.old_stamp = self.old_stamp if is_new else stamp
         if self.first is None and (is_new or not before.committed.is_settled(at, stamp)):
             self.first = at
+        self.entries += 1
         self.readable += self.first is not None
         self.new += is_new
 
