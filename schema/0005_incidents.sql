@@ -33,6 +33,8 @@ CREATE TABLE incidents (
 -- `stamps`: of every stream (a run of a master, and a mark that is made anew with the stream)
 -- up to which id its entries were dealt with, STAMP=ID separated by commas.
 -- `floor_ms`: entries are dated at least this (a new master's clock may be behind).
+-- `again_through_id`: entries up to this one were applied before this database was restored.
 ALTER TABLE stream_checkpoints
     ADD COLUMN stamps VARCHAR(1000) NOT NULL DEFAULT '' AFTER replid,
-    ADD COLUMN floor_ms BIGINT UNSIGNED NOT NULL DEFAULT 0 AFTER last_seq;
+    ADD COLUMN floor_ms BIGINT UNSIGNED NOT NULL DEFAULT 0 AFTER last_seq,
+    ADD COLUMN again_through_id VARCHAR(41) NOT NULL DEFAULT '0-0' AFTER floor_ms;

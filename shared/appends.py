@@ -121,6 +121,8 @@ class AppendConnection:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
+                # Every group has a time-out of its own: another one costs a task each.
+                connection.socket_timeout = None
                 self._promise = await proven(
                     connection, self._ack, self._keys.probe, wary=self._is_unmet
                 )

@@ -50,6 +50,9 @@ class Checkpoint:
     #: Entries are dated at least this (Unix ms): after a rewind the clock of a new master
     #: may be behind that of the old one, and the last write wins all the same.
     floor_ms: int = 0
+    #: Entries up to this one were applied before, to a database that was replaced by a
+    #: backup: cached copies may have been filled between the two.
+    again_through: EntryId = BEGINNING
 
     @property
     def ordinal(self) -> int:
@@ -85,14 +88,15 @@ class Checkpoint:
 
 #: The columns of `stream_checkpoints` that `checkpoint_of` takes.
 CHECKPOINT_COLUMNS = (
-    "incarnation, batch_no, last_ms, last_seq, base, applied, dead, lost, replid, stamps, floor_ms"
+    "incarnation, batch_no, last_ms, last_seq, base, applied, dead, lost, replid, stamps,"
+    " floor_ms, again_through_id"
 )
 
 
 def checkpoint_of(row: Sequence[Any]) -> Checkpoint:
     """The checkpoint in a row of `CHECKPOINT_COLUMNS`."""
     incarnation, batch_no, last_ms, last_seq, base, applied, dead, lost, replid, *others = row
-    stamps, floor_ms = others
+    stamps, floor_ms, again_through = others
     return Checkpoint(
         incarnation=incarnation,
         batch_no=batch_no,
@@ -104,6 +108,7 @@ def checkpoint_of(row: Sequence[Any]) -> Checkpoint:
         replid=replid,
         stamps=stamps_of(stamps),
         floor_ms=floor_ms,
+        again_through=entry_id(again_through.encode()),
     )
 
 

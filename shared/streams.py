@@ -172,6 +172,11 @@ def is_same_master(stamp: str, other: str) -> bool:
     return stamp[:_MASTER_CHARACTERS] == other[:_MASTER_CHARACTERS]
 
 
+def is_same_stream(stamp: str, other: str) -> bool:
+    """Are two stamps of one stream, though maybe on different masters?"""
+    return stamp[_MASTER_CHARACTERS:] == other[_MASTER_CHARACTERS:]
+
+
 async def mark_stream(redis: Redis, stream: str) -> str:
     """The stamp of *stream*, which is made and marked where it was not. Raises `StoreDown`."""
     with redis_errors():

@@ -105,6 +105,9 @@ class BatchReader:
             checkpoint.base,
         )
         self._floor_ms = checkpoint.floor_ms
+        #: Up to there every copy is dropped; None where nothing is applied again.
+        again = checkpoint.again_through > checkpoint.last
+        self._again_through = checkpoint.again_through if again else None
         self._stamp = checkpoint.replid
         self._left: Sequence[RawEntry] = ()
         self._chunk: Chunk | None = None
@@ -218,6 +221,8 @@ class BatchReader:
             return True
         if unfolded and batch.fold.touches(event):
             return False
+        if self._again_through is not None:
+            foreign = foreign or entry_id(identity) <= self._again_through
         batch.fold.add(event, ms, len(body), foreign=foreign)
         return True
 

@@ -22,7 +22,8 @@ ON DUPLICATE KEY UPDATE stream_checkpoints.shard = stream_checkpoints.shard
 _UPDATE = """
 UPDATE stream_checkpoints
 SET incarnation = %s, batch_no = %s, last_ms = %s, last_seq = %s, base = %s,
-    applied = %s, dead = %s, lost = %s, ordinal = %s, replid = %s, stamps = %s, floor_ms = %s"""
+    applied = %s, dead = %s, lost = %s, ordinal = %s, replid = %s, stamps = %s, floor_ms = %s,
+    again_through_id = %s"""
 _SEEN = ", seen_added = %s, seen_last_id = %s, seen_at = UTC_TIMESTAMP(3)"
 _WHERE_OLD = """
 WHERE stream = %s AND shard = %s
@@ -64,7 +65,7 @@ async def advance(
     """
     values: list[int | str] = [new.incarnation, new.batch_no, new.last.ms, new.last.seq, new.base]
     values += (new.applied, new.dead, new.lost, new.ordinal, new.replid)
-    values += (stamps_text(new), new.floor_ms)
+    values += (stamps_text(new), new.floor_ms, str(new.again_through))
     if info is not None:
         values += (new.base + info.added, str(info.last))
     values += (stream, shard, old.incarnation, old.batch_no, old.last.ms, old.last.seq)

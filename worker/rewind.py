@@ -17,9 +17,11 @@ from shared.connections import reading, redis_errors, transaction
 from shared.keys import testimonies_of
 from shared.published import Checkpoint, published_of
 from shared.streams import (
+    BEGINNING,
     EntryId,
     StreamInfo,
     is_same_master,
+    is_same_stream,
     mark_stream,
     now_ms_of,
     stream_info,
@@ -152,8 +154,10 @@ class _Loss:
     @property
     def ended_at(self) -> int:
         """The last ordinal of the incarnation that ended, as far as anybody knows."""
-        survived = self.ended.base + self.retained.info.added - self.retained.new
-        return max(self.seen_added, self.ended.ordinal, self.committed.ordinal, survived)
+        known = max(self.seen_added, self.ended.ordinal, self.committed.ordinal)
+        if not is_same_stream(self.ended.replid or self.retained.stamp, self.retained.stamp):
+            return known  # it counts from elsewhere
+        return max(known, self.ended.base + self.retained.info.added - self.retained.new)
 
     @property
     def lost(self) -> int:
@@ -166,6 +170,7 @@ async def _open_incarnation(
 ) -> Checkpoint:
     """Begin a new incarnation: its books balance with what can still be read."""
     old, retained = loss.committed, loss.retained
+    again = loss.ended.last if loss.cause is Cause.MYSQL_RESTORED else BEGINNING
     new = replace(
         old,
         incarnation=loss.ended.incarnation + 1,
@@ -175,6 +180,7 @@ async def _open_incarnation(
         lost=old.lost + loss.lost,
         replid=retained.stamp,
         floor_ms=max(old.floor_ms, min(old.last.ms, now_ms + _FLOOR_AHEAD_MS)),
+        again_through=max(old.again_through, again),
     )
     incident = _incident(loss, hearing, new)
     async with transaction(deps.pool) as cursor:
@@ -196,7 +202,7 @@ def _incident(loss: _Loss, hearing: Hearing, new: Checkpoint) -> Incident:
         incarnation=ended.incarnation,
         cause=loss.cause,
         lost=loss.lost,
-        is_exact=is_told or hearing.is_complete,
+        is_exact=is_told or (hearing.is_complete and not loss.retained.foreign),
         after=loss.committed.last,
         before=loss.retained.first or loss.retained.info.last,
         position=new.last,

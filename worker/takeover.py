@@ -67,7 +67,9 @@ async def _touched_between(
             dead.add(username_in(fields) or "")
             continue
         if shard_of(sink.username(event), deps.settings.shards) == shard:
-            fold.add(event, entry_id(identity).ms, len(body), foreign=foreign)
+            at = entry_id(identity)
+            is_outdated = foreign or at <= committed.again_through
+            fold.add(event, at.ms, len(body), foreign=is_outdated)
     for user in sink.touched(fold):
         yield user
     for name in dead - {""}:

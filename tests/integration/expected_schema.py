@@ -276,6 +276,7 @@ TABLES = {
         "last_ms bigint unsigned not null default 0",
         "last_seq bigint unsigned not null default 0",
         "floor_ms bigint unsigned not null default 0",
+        "again_through_id varchar(41) bin not null default 0-0",
         "batch_no bigint unsigned not null default 0",
         "base bigint not null default 0",
         "ordinal bigint unsigned not null default 0",

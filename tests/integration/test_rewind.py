@@ -15,16 +15,28 @@ from shared.appends import AppendConnection
 from shared.connections import Pool
 from shared.published import read_published
 from shared.settings import Settings
-from shared.streams import mark_stream, trim
+from shared.streams import BEGINNING, mark_stream, trim
 from shared.witness import Witness
 from tests.fronts import front
 from tests.mysql_state import books
 from tests.pasts import RedisPast, back_up, incidents, promote, restore
-from tests.plays import STREAM, append_of, delete, deps_of, drain_all, record, rows, save
+from tests.plays import (
+    STREAM,
+    add_foreign,
+    append_of,
+    delete,
+    deps_of,
+    drain_all,
+    record,
+    rows,
+    save,
+)
 from worker import checkpoints
 from worker.deps import Deps
 from worker.drain import ShardDrain
+from worker.rewind import reconcile
 from worker.sinks.plays import PlaysSink
+from worker.takeover import publish_committed
 
 
 @dataclass(slots=True)
@@ -444,7 +456,77 @@ async def test_a_restored_backup_is_brought_up_to_date_by_what_is_retained(site:
     assert (9, 9, 0, 0) == await site.books()
     assert 9 == await site.counted_plays()
     published = await read_published(site.deps.redis, site.deps.keys.checkpoint(STREAM, 0))
-    assert published == await checkpoints.load(site.deps.pool, STREAM, 0)
+    committed = await checkpoints.load(site.deps.pool, STREAM, 0)
+    assert published == replace(committed, again_through=BEGINNING)
+
+
+async def test_a_copy_filled_between_a_restore_and_what_redis_retains_is_dropped(
+    site: Site,
+) -> None:
+    """
+    The overlay has no field of what was applied once: until it is applied again, MySQL's is shown.
+    """
+    async with front(site.deps.settings) as it:
+        await it.save("ann", "s+1", record(play_time=1))
+        await site.drain()
+        await back_up(site.deps.pool)
+        await it.save("ann", "s+1", record(play_time=2))
+        await site.drain()
+        await restore(site.deps.pool)
+        await reconcile(site.deps, STREAM, 0)
+        await publish_committed(
+            site.deps,
+            PlaysSink(site.deps.settings),
+            0,
+            await checkpoints.load(site.deps.pool, STREAM, 0),
+        )
+        between = (await it.records("ann"))["s+1"]["play_time"]
+
+        await site.drain()
+
+        assert 1 == between
+        assert 2 == (await it.records("ann"))["s+1"]["play_time"]
+
+
+async def test_a_failover_to_a_replica_that_missed_a_flush_applies_nothing_twice(
+    site: Site,
+) -> None:
+    """
+    Every entry that was applied is there again, under a mark that is known.
+    """
+    await site.plays(5)
+    await site.drain()
+    past = await RedisPast.of(site.deps.redis)
+    await site.deps.redis.flushall()
+    await site.plays(2, "bob")
+    await site.testify()
+    await site.drain()
+    await past.take_over()
+    await site.plays(3, "cat")
+    await site.testify()
+
+    await site.drain()
+
+    assert 10 == await site.counted_plays()
+    [_, (cause, lost, _)] = await incidents(site.deps.pool)
+    assert ("master_changed", 0) == (cause, lost)
+
+
+async def test_a_loss_among_entries_of_other_producers_is_at_least_counted(site: Site) -> None:
+    """
+    Fronts cannot witness what others add.
+    """
+    await site.plays(2)
+    past = await RedisPast.of(site.deps.redis)
+    await site.plays(3, "bob")
+    await past.take_over()
+    await add_foreign(site.deps.settings, site.deps.redis, [("*", save("cat"))])
+    await site.notice()
+
+    await site.drain()
+
+    assert [("master_changed", 3, False)] == await incidents(site.deps.pool)
+    assert 3 == await site.counted_plays()
 
 
 async def test_what_a_restored_backup_lacks_and_redis_no_longer_has_is_counted(site: Site) -> None:
