@@ -16,6 +16,7 @@ DISASTERS = (
     "failover, clock behind",
     "mysql restored",
 )
+_DOWN_S = (0.0, 0.01, 0.3)
 _CLOCKS_BEHIND_MS = (50, 1_000, 30_000)
 
 
@@ -25,6 +26,8 @@ class Disasters:
     def __init__(self, world: World) -> None:
         self._world = world
         self._rng = world.rng
+        #: How often the data of Redis was changed behind a replica's back.
+        self._breaks = 0
 
     def named(self, name: str) -> tuple[Callable[[], None], Callable[[], None]]:
         """(what happens first, what happens then) in the disaster *name*."""
@@ -42,12 +45,13 @@ class Disasters:
     def restart_redis(self) -> None:
         """Its data is on disk; the replication id is a new one."""
         self._world.trace.tell("redis", "restarts")
+        self._redis_went_back()
         self._world.redis.replid = self._new_replid()
-        self._world.redis_wire.restart(self._rng.random())
+        self._world.redis_wire.restart(self._rng.choice(_DOWN_S))
 
     def restart_mysql(self) -> None:
         self._world.trace.tell("mysql", "restarts")
-        self._world.mysql_wire.restart(self._rng.random())
+        self._world.mysql_wire.restart(self._rng.choice(_DOWN_S))
         self._world.mysql.restart()
 
     # --- Redis ------------------------------------------------------------------------------
@@ -55,6 +59,7 @@ class Disasters:
     def _trim(self) -> None:
         stream = self._stream()
         left = self._rng.randrange(4)
+        self._breaks += 1
         watch, self._world.redis.watch = self._world.redis.watch, lambda *_: None
         gone = self._world.redis.xtrim(stream, maxlen=left, approximate=False)
         self._world.redis.watch = watch
@@ -62,11 +67,13 @@ class Disasters:
 
     def _flush(self) -> None:
         self._world.trace.tell("stranger", "FLUSHALL")
+        self._redis_went_back()
         self._world.redis.flushall()
 
     def _delete(self) -> None:
         stream = self._stream()
         self._world.trace.tell("stranger", f"DEL {stream}")
+        self._breaks += 1
         self._world.redis.delete(stream)
 
     def _failover(self, *, behind: bool) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -75,16 +82,25 @@ class Disasters:
 
         def copy() -> None:
             world.trace.tell("replica", "gets nothing any more")
-            replica.append(world.redis.snapshot())
+            replica.extend((self._breaks, world.redis.snapshot()))
 
         def take_over() -> None:
             if behind:
                 world.clock_off_ms -= self._rng.choice(_CLOCKS_BEHIND_MS)
-            world.redis.become(replica.pop(), self._new_replid())
-            world.redis_wire.restart(self._rng.random() / 2)
+            breaks, snapshot = replica
+            # What another disaster took away does not come back: the replica synchronized.
+            world.redis.become(
+                snapshot if breaks == self._breaks else world.redis.snapshot(), self._new_replid()
+            )
+            self._redis_went_back()
+            world.redis_wire.restart(self._rng.choice(_DOWN_S))
             world.trace.tell("replica", f"takes over, {world.clock_off_ms} ms")
 
         return copy, take_over
+
+    def _redis_went_back(self) -> None:
+        self._breaks += 1
+        self._world.promises.redis_went_back()
 
     def _new_replid(self) -> str:
         return f"{self._rng.getrandbits(160):040x}"
@@ -104,7 +120,7 @@ class Disasters:
 
         def restore() -> None:
             world.trace.tell("mysql", "is restored")
-            world.mysql_wire.restart(self._rng.random() / 2)
+            world.mysql_wire.restart(self._rng.choice(_DOWN_S))
             world.mysql.restart()
             world.mysql.restore(backups.pop())
             world.promises.restored()

@@ -13,10 +13,11 @@ from shared.keys import CLEAR_FIELD, shard_of
 from shared.streams import Append, AppendLimits, append_arguments, entry_id, script
 from shared.witness import Sighting, Witness
 from tests.simulation.loop import Process
+from tests.simulation.product import LOOK_S
 from tests.simulation.sink import STREAM, body_of, field_of
 from tests.simulation.world import World
 
-USERS = [f"user{number}" for number in range(6)]
+USERS = [f"user{number}" for number in range(4)]
 _TOO_LATE_MS = 2_000
 
 
@@ -35,9 +36,12 @@ class Front:
 
     def start(self, entries: int, within_s: float, odd: float) -> asyncio.Task[None]:
         """Append so many, some by other producers; *odd* is the share of bad ones."""
+        return self.process.start(self._append(entries, within_s, odd))
+
+    def watch(self) -> None:
+        """Be a witness, as every front is; it matters only where something is to be lost."""
         self.process.start(self._witness.run(self._client, self._world.keys, STREAM))
         self.process.start(self._look())
-        return self.process.start(self._append(entries, within_s, odd))
 
     async def _append(self, entries: int, within_s: float, odd: float) -> None:
         left = entries
@@ -56,7 +60,7 @@ class Front:
     async def _look(self) -> None:
         """As the product does: shards that nothing is appended to are looked at too."""
         while True:
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(LOOK_S)
             for shard in self._witness.due(()):
                 try:
                     await self._send(shard, [])

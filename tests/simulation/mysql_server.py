@@ -24,6 +24,7 @@ from tests.simulation.mysql_text import Statement, tables, translated, triggers
 #: As every drain's session sets them (shared/connections.py).
 LOCK_WAIT_S, IDLE_TRANSACTION_S, IDLE_S = 2.0, 3.0, 5.0
 DEADLOCK = 1213
+_TOP, _UNSIGNED_TOP = 2**63 - 1, 2**64 - 1
 Row = tuple[str, str]
 _ROWS_OF = {"INSERT": (1, 2, 0), "UPDATE": (1, 1, 0), "DELETE": (1, 1, 1)}
 
@@ -126,6 +127,7 @@ class MysqlServer:
     ) -> Result | asyncio.Future[Any]:
         """Its result; a future where it has to wait for somebody's row lock."""
         self._see(session)
+        values = [_TOP if value == _UNSIGNED_TOP else value for value in values]
         if code := self.trouble():
             if code == DEADLOCK:
                 self._end(session)
@@ -138,7 +140,7 @@ class MysqlServer:
     def select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What is committed."""
         self._show(None)
-        return self._rows.execute(query, values).fetchall()
+        return _from_sqlite(self._rows.execute(query, values).fetchall())
 
     def _see(self, session: Session) -> None:
         now_s = self._loop.time()
@@ -179,7 +181,7 @@ class MysqlServer:
     def _run(self, session: Session, statement: Statement, values: Sequence[Any]) -> Result:
         self._show(session)
         if statement.verb in {"SELECT", "WITH"} and not statement.locks:
-            return Result(self._rows.execute(statement.text, values).fetchall())
+            return Result(_from_sqlite(self._rows.execute(statement.text, values).fetchall()))
         if session.in_transaction and self._shown is not session:
             self._rows.execute("BEGIN")
             self._shown = session
@@ -210,7 +212,7 @@ class MysqlServer:
         if session.in_transaction:
             self._locks.update((row, session) for row, _ in touched)
         if statement.locks:
-            return Result([row[1:] for row in rows])
+            return Result(_from_sqlite([row[1:] for row in rows]))
         counts = _ROWS_OF[statement.verb]
         return Result(affected=sum(counts[kind] for _, kind in touched))
 
@@ -312,6 +314,14 @@ class _Rows:
 def _database() -> _Rows:
     """One for all schedules of this process: making it takes longer than most of them."""
     return _Rows()
+
+
+def _from_sqlite(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """SQLite's greatest number stands for that of BIGINT UNSIGNED."""
+    return [
+        tuple(_UNSIGNED_TOP if value == _TOP else value for value in row) if _TOP in row else row
+        for row in rows
+    ]
 
 
 def _refusal(what: str) -> Exception:

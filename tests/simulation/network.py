@@ -58,12 +58,14 @@ class Wire:
     generation: int = 0
     down_until_s: float = 0.0
     frozen_until_s: float = 0.0
+    #: How many times longer everything takes.
+    slowness: float = 1.0
 
     def delay_s(self) -> float:
         draw = self.rng.random()
         if draw < SHORT_SHARE:
-            return draw * SHORT_S / SHORT_SHARE
-        return self.rng.random() * (MIDDLE_S if draw < MIDDLE_SHARE else LONG_S)
+            return draw * SHORT_S / SHORT_SHARE * self.slowness
+        return self.rng.random() * (MIDDLE_S * self.slowness if draw < MIDDLE_SHARE else LONG_S)
 
     def restart(self, down_s: float) -> None:
         """Every connection is gone, and the server for *down_s*."""

@@ -19,11 +19,15 @@ import structlog
 
 import worker.dispatch
 import worker.drain  # noqa: F401 (whatever it imports is patched below)
+from shared import witness
 from shared.settings import Settings, from_env
 from tests.simulation.network import Trace
+from worker import batches, retained, takeover
 
 #: Some day in 2023: the time at which every simulation begins.
 BEGIN_MS = 1_700_000_000_000
+#: How often a front looks at its streams, and reports.
+LOOK_S = 0.6
 SETTINGS: Settings = from_env(
     {
         "USERNAME": "admin",
@@ -88,6 +92,7 @@ def simulated_product(trace: Trace, rng: Random) -> Iterator[list[str]]:
     stand_ins: dict[Any, Any] = {time: _Clock(trace), uuid: _Ids(rng), random: rng}
     stand_ins |= {os: machine, socket: machine}
     replaced = _places()
+    before_numbers: dict[tuple[Any, str], Any] = {}
     log = _Log(trace)
     before = structlog.get_config()
     level = 0 if trace.wanted else 40
@@ -96,10 +101,16 @@ def simulated_product(trace: Trace, rng: Random) -> Iterator[list[str]]:
     )
     for module, name, value in replaced:
         setattr(module, name, stand_ins[value])
+    numbers = _numbers(rng)
+    for (module, name), value in numbers.items():
+        before_numbers[module, name] = getattr(module, name)
+        setattr(module, name, value)
     try:
         yield log.died
     finally:
         for module, name, value in replaced:
+            setattr(module, name, value)
+        for (module, name), value in before_numbers.items():
             setattr(module, name, value)
         structlog.configure(**before)
 
@@ -114,3 +125,10 @@ def _places() -> list[tuple[Any, str, Any]]:
         for name, value in vars(module).items()
         if value in wanted.get(path.partition(".")[0], ())
     ]
+
+
+def _numbers(rng: Random) -> dict[tuple[Any, str], float]:
+    """Sizes that fit so few entries: what is read page by page in life must be so here too."""
+    pages = ((batches, "_CHUNK_ENTRIES"), (takeover, "_PAGE"), (retained, "_PAGE"))
+    # A front that looks less often leaves more to chance, and time for more schedules.
+    return {(witness, "LOOK_S"): LOOK_S} | {page: rng.choice((2, 1_000, 1_000)) for page in pages}

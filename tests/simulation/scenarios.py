@@ -11,6 +11,7 @@ from random import Random
 from tests.simulation.disasters import DISASTERS, Disasters
 from tests.simulation.fronts import Front
 from tests.simulation.network import Faults
+from tests.simulation.product import LOOK_S
 from tests.simulation.world import Dispatched, Jobs, Rival, Worker, World
 
 #: Everything that goes wrong does so in the first seconds; after this it is given time.
@@ -34,6 +35,7 @@ class Plan:
     redis_faults: Faults
     mysql_faults: Faults
     mysql_trouble: float
+    mysql_slowness: float
     odd_entries: float
     kills: int
     stops: int
@@ -60,6 +62,7 @@ def plan_of(seed: int) -> Plan:
         redis_faults=Faults(rng.choice(RATES), rng.choice(RATES)),
         mysql_faults=Faults(rng.choice(RATES), rng.choice(RATES)),
         mysql_trouble=rng.choice(RATES),
+        mysql_slowness=rng.choice((1.0, 1.0, 20.0)),
         odd_entries=rng.choice((0.0, 0.0, 0.2)),
         kills=rng.choice((0, 1, 3)),
         stops=rng.choice((0, 0, 1, 2)),
@@ -83,9 +86,14 @@ class Schedule:
         world.redis_wire.faults = replace(plan.redis_faults)
         world.mysql_wire.faults = replace(plan.mysql_faults)
         world.trouble = plan.mysql_trouble
+        world.mysql_wire.slowness = plan.mysql_slowness
+        world.promises.several_losses = len(plan.disasters) + plan.restarts > 1
         self._hire()
         numbers = count(1)
         fronts = [Front(world, f"front{number}", numbers) for number in range(plan.fronts)]
+        if plan.disasters or plan.restarts:
+            for front in fronts:
+                front.watch()
         share = max(1, plan.entries // plan.fronts)
         appending = [front.start(share, TROUBLE_S, plan.odd_entries) for front in fronts]
         await self._make_trouble()
@@ -115,8 +123,8 @@ class Schedule:
         """Wait until all is applied and published: that it comes to this is a promise too."""
         world = self._world
         until_s = world.loop.time() + REST_S
-        # A front looks every quarter of a second, and testifies at the next one.
-        await asyncio.sleep(1.0 if self._plan.disasters or self._plan.restarts else 0.0)
+        # A front sees a loss when it looks, and testifies of it when it next reports.
+        await asyncio.sleep(3 * LOOK_S if self._plan.disasters or self._plan.restarts else 0.0)
         while (waits := world.promises.is_at_rest()) and not world.promises.broken:
             if world.loop.time() > until_s:
                 world.promises.breaks(f"it never comes to rest: {waits}")
@@ -147,4 +155,4 @@ class Schedule:
             worker.kill(back_in_s=self._rng.choice((0.01, 0.5, 5.0)))
 
     def _stop(self) -> None:
-        self._rng.choice(self._workers).stop(self._rng.choice((0.05, 1.0, 4.0, 12.0)))
+        self._rng.choice(self._workers).stop(self._rng.choice((0.05, 1.0, 4.0, 8.0)))

@@ -91,6 +91,7 @@ class World:
         self.redis_wire.faults.end()
         self.mysql_wire.faults.end()
         self.trouble = 0.0
+        self.mysql_wire.slowness = 1.0
         for wire in (self.redis_wire, self.mysql_wire):
             wire.down_until_s = wire.frozen_until_s = 0.0
 
