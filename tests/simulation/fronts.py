@@ -10,7 +10,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from shared.keys import CLEAR_FIELD, shard_of
-from shared.streams import Append, append_arguments, entry_id, script
+from shared.streams import Append, AppendLimits, append_arguments, entry_id, script
 from shared.witness import Sighting, Witness
 from tests.simulation.loop import Process
 from tests.simulation.product import LOOK_S
@@ -89,9 +89,11 @@ class Front:
         """Was it taken? One at a time, or a later answer could overtake an earlier one."""
         world = self._world
         async with self._sending:
-            arguments = append_arguments(
-                world.keys, STREAM, shard, group, world.redis_ms() + _TOO_LATE_MS
-            )
+            last, not_after_ms = self._witness.last_seen(shard), world.redis_ms() + _TOO_LATE_MS
+            limits = AppendLimits(not_after_ms)
+            if last is not None:
+                limits = AppendLimits(not_after_ms, last.stamp, last.added, last.last.ms)
+            arguments = append_arguments(world.keys, STREAM, shard, group, limits)
             names = 1 + arguments[0]
             added, _, *more = await self._run_script(arguments[1:names], arguments[names:])
             if not more:
