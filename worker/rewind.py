@@ -20,6 +20,7 @@ from shared.streams import (
     BEGINNING,
     EntryId,
     StreamInfo,
+    entry_id,
     is_same_master,
     is_same_stream,
     mark_stream,
@@ -37,7 +38,7 @@ log = structlog.get_logger()
 
 #: An id further ahead is not the clock of a former master: `doctor` repairs it.
 _FLOOR_AHEAD_MS = 60_000
-_SEEN = "SELECT seen_added FROM stream_checkpoints WHERE stream = %s AND shard = %s"
+_SEEN = "SELECT seen_added, seen_last_id FROM stream_checkpoints WHERE stream = %s AND shard = %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,13 @@ async def reconcile(deps: Deps, stream: str, shard: int, *, in_doubt: bool = Fal
     hearing = Hearing.of(view.testimonies, ended)
     cause = _cause(committed, view, hearing)
     if cause or in_doubt or committed.is_new:
-        last = hearing.last if hearing.is_complete else None
+        seen_added, seen_last = await _seen(deps, stream, shard)
+        last = max(seen_last, hearing.last) if hearing.is_complete else None
         before = Before(committed, ended, last)
         retained = await read_retained(deps.redis, deps.keys.stream(stream, shard), before)
         cause = cause or _cause_in(committed, retained)
         if cause is not None:
-            seen_added = max(await _seen_added(deps, stream, shard), hearing.added)
-            loss = _Loss(cause, committed, ended, retained, seen_added)
+            loss = _Loss(cause, committed, ended, retained, max(seen_added, hearing.added))
             return await _open_incarnation(deps, stream, shard, loss, hearing, view.now_ms)
     if view.testimonies:
         return await hear_late(deps, stream, shard, committed, view.testimonies)
@@ -230,12 +231,12 @@ def _log(stream: str, shard: int, incident: Incident) -> None:
     )
 
 
-async def _seen_added(deps: Deps, stream: str, shard: int) -> int:
-    """The last ordinal that a batch saw."""
+async def _seen(deps: Deps, stream: str, shard: int) -> tuple[int, EntryId]:
+    """Ordinal and id of the stream's last entry, as a batch saw it."""
     async with reading(deps.pool) as cursor:
         await cursor.execute(_SEEN, (stream, shard))
-        [added] = await cursor.fetchone() or (0,)
-    return int(added)
+        added, last = await cursor.fetchone() or (0, "0-0")
+    return added, entry_id(last.encode())
 
 
 async def _move_ids_past(deps: Deps, key: str, floor_ms: int) -> None:
