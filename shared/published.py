@@ -75,6 +75,12 @@ class Checkpoint:
         kept = [(stamp, last) for stamp, last in self.stamps if stamp not in through]
         return replace(self, stamps=tuple([*kept, *through.items()][-STAMPS_MAX:]))
 
+    def knowing(self, stamps: Iterable[str]) -> Checkpoint:
+        """The same, aware of these stamps, though none of their entries may be dealt with."""
+        known = dict(self.stamps)
+        new = sorted(stamp for stamp in stamps if stamp not in known)
+        return self.with_applied(dict.fromkeys(new, BEGINNING))
+
     def is_settled(self, at: EntryId, stamp: str | None) -> bool:
         """Was the entry *at*, of the stream with *stamp*, dealt with?
 
