@@ -137,26 +137,30 @@ def _is_known(testimony: Testimony, committed: Checkpoint) -> bool:
 
 
 def _unseen(committed: Checkpoint, late: Sequence[Testimony], survived: int) -> Incident | None:
-    """An incarnation that ended before any worker saw one of its own entries.
+    """The end of an incarnation that no worker noticed; None if none of *late* shows one.
 
-    None where the testimonies are not about such a one.
+    Where no worker ever saw an entry of it, all of them are lost but what *survived*
+    without a stamp; else nobody can tell how many.
     """
-    unknown = [each for each in late if not _is_known(each, committed)]
-    if not unknown:
+    others = [each for each in late if each.sighting.stamp != committed.replid]
+    if not others:
         return None
+    unknown = [each for each in others if not _is_known(each, committed)]
+    is_clear = bool(unknown) and not survived
+    last = max(each.sighting.last for each in others)
     return Incident(
         incarnation=late[0].sighting.incarnation,
         cause=Cause.MASTER_CHANGED,
         lost=0,
         is_exact=False,
         after=BEGINNING,
-        before=max(each.sighting.last for each in unknown),
+        before=last,
         position=BEGINNING,
-        ended_stamp=unknown[0].sighting.stamp,
+        ended_stamp=(unknown or others)[0].sighting.stamp,
         stamp=committed.replid,
         base=0,
-        seen_added=survived,
-        expected=frozenset({_NOBODY} if survived else ()),
+        seen_added=survived if unknown else max(each.sighting.added for each in others),
+        expected=frozenset(() if is_clear else {_NOBODY}),
     )
 
 

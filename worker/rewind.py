@@ -78,8 +78,9 @@ async def reconcile(deps: Deps, stream: str, shard: int, *, in_doubt: bool = Fal
             loss = _Loss(cause, committed, ended, retained, max(seen_added, hearing.added))
             return await _open_incarnation(deps, stream, shard, loss, hearing, view.now_ms)
     if view.testimonies:
-        return await hear_late(deps, stream, shard, committed, view.testimonies)
-    return committed
+        committed = await hear_late(deps, stream, shard, committed, view.testimonies)
+    # Whoever reads on means this stream, also where no batch has said so yet.
+    return replace(committed, replid=view.stamp)
 
 
 async def _look(deps: Deps, stream: str, shard: int) -> _View:
