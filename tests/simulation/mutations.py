@@ -280,21 +280,21 @@ MUTATIONS: Sequence[Mutation] = (
         among="failover",
     ),
     Mutation("a restored MySQL is not noticed", _replace(rewind, "_is_ahead", _restore_unseen)),
+    # An append goes on above the ids that were seen before: these two stand behind that.
+    Mutation("trimming for a former master", _script("trim", _trim_anyway), False, "failover"),
     Mutation(
-        "trimming for a former master",
-        _script("trim", _trim_anyway),
-        among="failover, clock behind",
+        "the clean-up knows no stamps",
+        _script("clear_pending", _clear_whatever_the_stamp),
+        False,
+        "failover",
     ),
-    Mutation("the clean-up knows no stamps", _script("clear_pending", _clear_whatever_the_stamp)),
     Mutation("leases stop nobody", _no_leases, caught=False),
     Mutation("a lease is anybody's", _script("renew", _give_back_anyones), caught=False),
-    # Each of the three stands behind the others. The batch number alone guards against what
-    # moves nothing else, a dead letter's replay, which is not simulated.
     Mutation(
         "the fence without the batch number",
         _where("batch_no = %s", "(batch_no = %s OR TRUE)"),
-        caught=False,
     ),
+    # The batch number stands behind these two.
     Mutation(
         "the fence without the position",
         _where("last_ms = %s AND last_seq = %s", "(last_ms = %s OR last_seq = %s OR TRUE)"),

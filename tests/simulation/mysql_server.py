@@ -13,19 +13,17 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-from asyncmy.errors import DataError, IntegrityError, MySQLError, OperationalError
+from asyncmy.errors import OperationalError
 
 from tests.simulation.loop import NOBODY, VirtualLoop
-from tests.simulation.mysql_text import Statement, tables, translated, triggers
+from tests.simulation.mysql_rows import TOP, UNSIGNED_TOP, Row, from_sqlite, refusal, shared_rows
+from tests.simulation.mysql_text import Statement, tables, translated
 
 #: As every drain's session sets them (shared/connections.py).
 LOCK_WAIT_S, IDLE_TRANSACTION_S, IDLE_S = 2.0, 3.0, 5.0
 DEADLOCK = 1213
-_TOP, _UNSIGNED_TOP = 2**63 - 1, 2**64 - 1
-Row = tuple[str, str]
 _ROWS_OF = {"INSERT": (1, 2, 0), "UPDATE": (1, 1, 0), "DELETE": (1, 1, 1)}
 
 
@@ -73,7 +71,7 @@ class MysqlServer:
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
-        self._rows = _database()
+        self._rows = shared_rows()
         self._rows.reset()
         self._locks: dict[Row, Session] = {}
         self._waiting: list[_Waiting] = []
@@ -127,7 +125,7 @@ class MysqlServer:
     ) -> Result | asyncio.Future[Any]:
         """Its result; a future where it has to wait for somebody's row lock."""
         self._see(session)
-        values = [_TOP if value == _UNSIGNED_TOP else value for value in values]
+        values = [TOP if value == UNSIGNED_TOP else value for value in values]
         if code := self.trouble():
             if code == DEADLOCK:
                 self._end(session)
@@ -140,7 +138,7 @@ class MysqlServer:
     def select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What is committed."""
         self._show(None)
-        return _from_sqlite(self._rows.execute(query, values).fetchall())
+        return from_sqlite(self._rows.execute(query, values).fetchall())
 
     def _see(self, session: Session) -> None:
         now_s = self._loop.time()
@@ -181,7 +179,7 @@ class MysqlServer:
     def _run(self, session: Session, statement: Statement, values: Sequence[Any]) -> Result:
         self._show(session)
         if statement.verb in {"SELECT", "WITH"} and not statement.locks:
-            return Result(_from_sqlite(self._rows.execute(statement.text, values).fetchall()))
+            return Result(from_sqlite(self._rows.execute(statement.text, values).fetchall()))
         if session.in_transaction and self._shown is not session:
             self._rows.execute("BEGIN")
             self._shown = session
@@ -205,14 +203,14 @@ class MysqlServer:
         try:
             rows = self._rows.execute(statement.text, values).fetchall()
         except sqlite3.IntegrityError as error:
-            raise _refusal(str(error)) from error
+            raise refusal(str(error)) from error
         for row, _ in touched:
             if (holder := self._locks.get(row, session)) is not session:
                 raise _Blocked(holder)
         if session.in_transaction:
             self._locks.update((row, session) for row, _ in touched)
         if statement.locks:
-            return Result(_from_sqlite([row[1:] for row in rows]))
+            return Result(from_sqlite([row[1:] for row in rows]))
         counts = _ROWS_OF[statement.verb]
         return Result(affected=sum(counts[kind] for _, kind in touched))
 
@@ -285,57 +283,6 @@ class MysqlServer:
         for name, rows in backup.items():
             for row in rows:
                 self._rows.execute(f"INSERT INTO {name} VALUES ({','.join('?' * len(row))})", row)
-
-
-class _Rows:
-    """SQLite with the product's tables; *touched*: what the last statement wrote, and how."""
-
-    def __init__(self) -> None:
-        self.touched: list[tuple[Row, int]] = []
-        self._database = sqlite3.connect(":memory:", isolation_level=None)
-        self._database.create_function("touch", 3, self._touch)
-        self._database.create_function("UTC_TIMESTAMP", 1, lambda _: "2026-01-01 00:00:00.000")
-        self._database.create_function("CONCAT", -1, lambda *parts: "".join(map(str, parts)))
-        for statement in (*(table.statement for table in tables()), *triggers()):
-            self._database.execute(statement)
-        self.execute = self._database.execute
-
-    def _touch(self, table: str, key: str, kind: int) -> None:
-        self.touched.append(((table, key), kind))
-
-    def reset(self) -> None:
-        if self._database.in_transaction:
-            self.execute("ROLLBACK")
-        for table in tables():
-            self.execute(f"DELETE FROM {table.name}")
-
-
-@lru_cache(maxsize=1)
-def _database() -> _Rows:
-    """One for all schedules of this process: making it takes longer than most of them."""
-    return _Rows()
-
-
-def _from_sqlite(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """SQLite's greatest number stands for that of BIGINT UNSIGNED."""
-    return [
-        tuple(_UNSIGNED_TOP if value == _TOP else value for value in row) if _TOP in row else row
-        for row in rows
-    ]
-
-
-def _refusal(what: str) -> Exception:
-    error: MySQLError
-    if "CHECK" in what:
-        error = DataError(1264, f"Out of range value: {what}")
-        error.sqlstate = "22003"
-    elif "NOT NULL" in what:
-        error = IntegrityError(1048, what)
-        error.sqlstate = "23000"
-    else:
-        error = IntegrityError(1062, f"Duplicate entry: {what}")
-        error.sqlstate = "23000"
-    return error
 
 
 __all__ = ["MysqlServer", "Result", "Session", "translated"]
