@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from asyncmy.errors import DataError, IntegrityError, MySQLError
 
 from tests.simulation.mysql_text import tables, triggers
 
-TOP, UNSIGNED_TOP = 2**63 - 1, 2**64 - 1
 #: A table and the primary key of one row in it.
 Row = tuple[str, str]
 
@@ -43,14 +40,6 @@ class Rows:
 def shared_rows() -> Rows:
     """One for all schedules of this process: making it takes longer than most of them."""
     return Rows()
-
-
-def from_sqlite(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """SQLite's greatest number stands for that of BIGINT UNSIGNED."""
-    return [
-        tuple(UNSIGNED_TOP if value == TOP else value for value in row) if TOP in row else row
-        for row in rows
-    ]
 
 
 def refusal(what: str) -> Exception:

@@ -18,7 +18,7 @@ from typing import Any
 from asyncmy.errors import OperationalError
 
 from tests.simulation.loop import NOBODY, VirtualLoop
-from tests.simulation.mysql_rows import TOP, UNSIGNED_TOP, Row, from_sqlite, refusal, shared_rows
+from tests.simulation.mysql_rows import Row, refusal, shared_rows
 from tests.simulation.mysql_text import Statement, tables, translated
 
 #: As every drain's session sets them (shared/connections.py).
@@ -125,7 +125,6 @@ class MysqlServer:
     ) -> Result | asyncio.Future[Any]:
         """Its result; a future where it has to wait for somebody's row lock."""
         self._see(session)
-        values = [TOP if value == UNSIGNED_TOP else value for value in values]
         if code := self.trouble():
             if code == DEADLOCK:
                 self._end(session)
@@ -138,7 +137,7 @@ class MysqlServer:
     def select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What is committed."""
         self._show(None)
-        return from_sqlite(self._rows.execute(query, values).fetchall())
+        return self._rows.execute(query, values).fetchall()
 
     def _see(self, session: Session) -> None:
         now_s = self._loop.time()
@@ -179,7 +178,7 @@ class MysqlServer:
     def _run(self, session: Session, statement: Statement, values: Sequence[Any]) -> Result:
         self._show(session)
         if statement.verb in {"SELECT", "WITH"} and not statement.locks:
-            return Result(from_sqlite(self._rows.execute(statement.text, values).fetchall()))
+            return Result(self._rows.execute(statement.text, values).fetchall())
         if session.in_transaction and self._shown is not session:
             self._rows.execute("BEGIN")
             self._shown = session
@@ -210,7 +209,7 @@ class MysqlServer:
         if session.in_transaction:
             self._locks.update((row, session) for row, _ in touched)
         if statement.locks:
-            return Result(from_sqlite([row[1:] for row in rows]))
+            return Result([row[1:] for row in rows])
         counts = _ROWS_OF[statement.verb]
         return Result(affected=sum(counts[kind] for _, kind in touched))
 
