@@ -90,6 +90,11 @@ class Witness:
             if shard not in but and self._looked_s.get(shard, 0.0) < before_s
         ]
 
+    @property
+    def has_untold(self) -> bool:
+        """Is there a testimony that Redis does not hold yet?"""
+        return bool(self._untold)
+
     def last_seen(self, shard: int) -> Sighting | None:
         return self._seen.get(shard)
 

@@ -6,7 +6,7 @@ A row is written in the transaction that moves the books, so that the two never 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -64,6 +64,12 @@ SELECT id, {_COLUMNS} FROM incidents
 WHERE stream = %s AND shard = %s AND incarnation = %s AND cause <> 'trimmed'
 ORDER BY id DESC LIMIT 1
 """
+# What a restored database has forgotten is part of what was counted when that was found.
+_FIND_RESTORED = f"""
+SELECT id, {_COLUMNS} FROM incidents
+WHERE stream = %s AND shard = %s AND incarnation > %s AND cause = 'mysql_restored'
+ORDER BY id LIMIT 1
+"""
 _AMEND = """
 UPDATE incidents
 SET lost = %s, exact = %s, seen_added = %s, heard = %s, expected = %s,
@@ -88,11 +94,18 @@ async def insert(cursor: Cursor, stream: str, shard: int, incident: Incident) ->
 
 
 async def find_end(cursor: Cursor, stream: str, shard: int, incarnation: int) -> Incident | None:
-    """The incident that ended *incarnation*, None where none is known."""
-    await cursor.execute(_FIND, (stream, shard, incarnation))
-    row = await cursor.fetchone()
-    if row is None:
-        return None
+    """The incident that ended *incarnation*, or that found its end forgotten by MySQL.
+
+    None where none is known.
+    """
+    for query in (_FIND, _FIND_RESTORED):
+        await cursor.execute(query, (stream, shard, incarnation))
+        if row := await cursor.fetchone():
+            return _incident_of(row)
+    return None
+
+
+def _incident_of(row: Sequence[Any]) -> Incident:
     number, ended, cause, lost, exact, *ids, ended_stamp, stamp, base, seen, heard, expected = row
     after, before, position = (entry_id(text.encode()) for text in ids)
     return Incident(

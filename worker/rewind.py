@@ -190,7 +190,8 @@ async def _open_incarnation(
         await incidents.insert(cursor, stream, shard, incident)
     _log(stream, shard, incident)
     key = deps.keys.stream(stream, shard)
-    await forget_testimonies(deps.redis, key, hearing.all)
+    # Whatever else was said may change the count: it is heard when the stream is read on.
+    await forget_testimonies(deps.redis, key, hearing.told)
     if now_ms <= new.floor_ms:
         await _move_ids_past(deps, key, new.floor_ms)
     return new
@@ -199,12 +200,12 @@ async def _open_incarnation(
 def _incident(loss: _Loss, hearing: Hearing, new: Checkpoint) -> Incident:
     ended = loss.ended
     # The stream itself tells what a restored MySQL has forgotten.
-    is_told = loss.cause is Cause.MYSQL_RESTORED and ended.replid == new.replid
+    is_told = loss.cause is Cause.MYSQL_RESTORED and ended.replid == new.replid and not hearing.all
     return Incident(
         incarnation=ended.incarnation,
         cause=loss.cause,
         lost=loss.lost,
-        is_exact=is_told or (hearing.is_complete and not loss.retained.foreign),
+        is_exact=(hearing.is_complete or is_told) and not loss.retained.foreign,
         after=loss.committed.last,
         before=loss.retained.first or loss.retained.info.last,
         position=new.last,

@@ -43,6 +43,11 @@ class Front:
         self.process.start(self._witness.run(self._client, self._world.keys, STREAM))
         self.process.start(self._look())
 
+    @property
+    def is_silent(self) -> bool:
+        """Has it seen a loss that it told nobody of yet?"""
+        return self._witness.has_untold
+
     async def _append(self, entries: int, within_s: float, odd: float) -> None:
         left = entries
         while left > 0:
@@ -104,7 +109,12 @@ class Front:
         return True
 
     async def _add_foreign(self, odd: float) -> None:
-        """XADD as another producer might: well, badly, or into the wrong shard."""
+        """XADD as another producer might: well, badly, or into the wrong shard.
+
+        Not where a new master's clock is behind: those may pass for applied (README, limits).
+        """
+        if self._world.clock_off_ms < 0:
+            return
         world, number = self._world, next(self._numbers)
         user = self._rng.choice(USERS)
         shard, body = shard_of(user, world.settings.shards), body_of(number, user, self._times(odd))
