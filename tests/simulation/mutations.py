@@ -273,7 +273,11 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation("a gap before the tail counts", _replace(BatchReader, "_missing", _counts_everything)),
     Mutation("read and counted at two moments", _replace(batches, "read_chunk", _read_apart)),
     Mutation("rewinds are not looked for", _replace(rewind, "reconcile", _never_in_doubt)),
-    Mutation("a new master is not noticed", _replace(rewind, "_cause", _same_master)),
+    Mutation(
+        "a new master is not noticed",
+        _replace(rewind, "_cause", _same_master),
+        among="failover",
+    ),
     Mutation(
         "reading on from another master",
         _replace(BatchReader, "_read", _deaf),
