@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from shared.connections import redis_errors
 from shared.errors import StoreDown
 from shared.keys import Keys, testimonies_of
-from shared.streams import EntryId, entry_id, now_ms_of
+from shared.streams import BEGINNING, EntryId, entry_id, now_ms_of
 
 log = structlog.get_logger()
 
@@ -172,7 +172,7 @@ def testimonies_in(told: Any) -> list[Testimony]:
     """The testimonies in HGETALL's reply. Raises `StoreDown` if it is an error."""
     if isinstance(told, Exception):
         raise StoreDown(f"Redis: {told}") from told
-    return [_from_json(name.decode(), text) for name, text in told.items()]
+    return [_from_json(name.decode(errors="replace"), text) for name, text in told.items()]
 
 
 async def forget_testimonies(redis: Redis, stream: str, heard: Iterable[Testimony]) -> None:
@@ -199,8 +199,12 @@ def _to_json(testimony: Testimony) -> str:
 
 
 def _from_json(name: str, text: bytes) -> Testimony:
-    told = orjson.loads(text)
-    seen = Sighting(
-        told["stamp"], told["incarnation"], told["added"], entry_id(told["last"].encode())
-    )
-    return Testimony(name, told["front"], seen, tuple(told["fronts"]), told["again"])
+    try:
+        told = orjson.loads(text)
+        last = entry_id(told["last"].encode())
+        seen = Sighting(str(told["stamp"]), int(told["incarnation"]), int(told["added"]), last)
+        return Testimony(name, str(told["front"]), seen, tuple(told["fronts"]), bool(told["again"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # Damaged: it tells that somebody had something to say, and must not stop the shard.
+        log.warning("testimony_damaged", name=name)
+        return Testimony(name, "", Sighting("", 0, 0, BEGINNING), (), again=True)
