@@ -24,6 +24,7 @@ from api.site import STREAM, Site, site_of
 from shared.connections import MySQLError
 from shared.durability import prove
 from shared.errors import AppendRefused, StoreDown, Transient
+from shared.incidents import CAUSES, CauseTotal, read_incident_totals
 from shared.published import Checkpoint
 from shared.status import ShardStatus, read_committed, read_status
 
@@ -61,6 +62,13 @@ _COUNTERS: tuple[tuple[str, str, Value], ...] = (
     ("drain_takeovers", "Times a worker took the shard over.", lambda s: s.work.takeovers),
 )
 _LABELS = ("stream", "shard")
+# No label for 'exact': a later witness may turn 'at least' into 'exactly', and a counter that
+# goes down would look like one that began anew. No shard: `moonwake status` tells it.
+_OF_CAUSES: tuple[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, str], ...] = (
+    (CounterMetricFamily, "incidents", "Losses, also of nothing.", "incidents"),
+    (CounterMetricFamily, "incident_lost_entries", "Entries lost by them, at least.", "lost"),
+    (GaugeMetricFamily, "incidents_inexact", "Those that may have lost more.", "inexact"),
+)
 
 
 @get("/metrics", status_code=200, include_in_schema=False)
@@ -114,13 +122,16 @@ def _families_of(shards: Iterable[ShardStatus]) -> Iterator[Metric]:
 
 
 async def _mysql_families(site: Site) -> list[Metric]:
-    """MySQL's own checkpoints: ahead of the published ones only between commit and publish."""
+    """MySQL's own checkpoints, ahead of the published ones only between commit and publish,
+    and the incidents.
+    """
     try:
         async with asyncio.timeout(MYSQL_TIMEOUT_S):
             committed = await read_committed(site.pool, STREAM)
+            totals = await read_incident_totals(site.pool)
     except (Transient, MySQLError, TimeoutError):
         return [_up("mysql", up=False)]
-    return [_up("mysql", up=True), _ordinals_of(committed)]
+    return [_up("mysql", up=True), _ordinals_of(committed), *_incidents_of(totals)]
 
 
 def _ordinals_of(committed: dict[int, Checkpoint]) -> Metric:
@@ -130,6 +141,17 @@ def _ordinals_of(committed: dict[int, Checkpoint]) -> Metric:
     for shard, checkpoint in committed.items():
         metric.add_metric([STREAM, str(shard)], checkpoint.ordinal)
     return metric
+
+
+def _incidents_of(totals: Iterable[CauseTotal]) -> Iterator[Metric]:
+    """Every cause, also those that never struck: the first time would else be no increase."""
+    known = {(total.stream, total.cause): total for total in totals}
+    for family, name, about, field in _OF_CAUSES:
+        metric = family(f"moonwake_{name}", about, labels=("stream", "cause"))
+        for cause in CAUSES:
+            total = known.get((STREAM, cause))
+            metric.add_metric([STREAM, cause], getattr(total, field) if total else 0)
+        yield metric
 
 
 async def _ack(site: Site) -> Metric:

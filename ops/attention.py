@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ops.overview import Overview
+from shared.incidents import NEW_HOURS
 
 #: A shard this far behind needs somebody to look, though workers live.
 BEHIND_S = 60.0
@@ -24,11 +25,28 @@ def notes(view: Overview) -> list[str]:
     told = []
     if lost:
         told.append(f"{lost:,} entries were lost by Redis, in all time")
+    told += _new_losses(view)
     if dead:
         told.append(f"{dead:,} entries are dead letters: moonwake dead-letters list")
     if not view.live_workers:
         told.append("no worker lives: start `python -m worker`")
     return told
+
+
+def _new_losses(view: Overview) -> list[str]:
+    """What was lost is gone and asks for nothing at once; its cause may strike again."""
+    totals = view.incidents.totals if view.incidents else ()
+    lost = sum(total.new_lost for total in totals)
+    inexact = any(total.new_inexact for total in totals)
+    if lost:
+        count = f"{'at least' if inexact else 'exactly'} {lost:,}"
+        return [f"{count} entries were lost in the last {NEW_HOURS} hours: see incidents"]
+    if inexact:
+        return [
+            f"in the last {NEW_HOURS} hours nobody could tell whether anything was lost:"
+            " see incidents"
+        ]
+    return []
 
 
 def _wrong_books(view: Overview) -> list[str]:

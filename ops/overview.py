@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
 
 from ops.workers import STREAMS, Worker, workers_of
 from shared.connections import MySQLError, Pool, redis_errors
 from shared.errors import Transient
+from shared.incidents import Incidents, read_incidents
 from shared.keys import Keys
 from shared.published import Checkpoint, published_of
 from shared.settings import Settings
@@ -20,6 +21,7 @@ from shared.streams import EntryId, entry_id, now_ms_of, read_range, stream_info
 
 _MYSQL_TIMEOUT_S = 5.0
 _PAGE = 4_000
+_Answer = TypeVar("_Answer")
 
 #: Told of a shard how many pending entries were read, and of about how many.
 OnRead = Callable[[str, int, int], None]
@@ -74,6 +76,8 @@ class Overview:
     workers: Sequence[Worker]
     #: Empty while MySQL answers.
     mysql_fault: str
+    #: None while it does not.
+    incidents: Incidents | None
 
     @property
     def live_workers(self) -> list[Worker]:
@@ -121,7 +125,7 @@ async def look(
     for stream in STREAMS:
         statuses = await read_status(redis, keys, stream, settings.shards)
         # After Redis: MySQL is never behind what was published before.
-        committed, fault = await _committed(pool, stream)
+        committed, fault = await _asked(read_committed(pool, stream))
         mysql_fault = mysql_fault or fault
         for status in statuses:
             name = f"{stream}:{status.shard}"
@@ -130,13 +134,16 @@ async def look(
                     stream=stream,
                     status=status,
                     pending=await _pending(redis, keys, name, status, on_read),
-                    committed=None if fault else committed.get(status.shard, Checkpoint()),
+                    committed=_checkpoint_in(committed, status.shard),
                     stopped=stopped.get(name),
                     worker=drained_by.get(name),
                     rate=_rate((before or {}).get(name), status),
                 )
             )
-    return Overview(now_ms, shards, workers, mysql_fault)
+    incidents = None
+    if not mysql_fault:
+        incidents, mysql_fault = await _asked(read_incidents(pool))
+    return Overview(now_ms, shards, workers, mysql_fault, incidents)
 
 
 async def _processes(
@@ -159,15 +166,19 @@ async def _processes(
     return now_ms, workers_of(told, now_ms), stopped
 
 
-async def _committed(pool: Pool, stream: str) -> tuple[Mapping[int, Checkpoint], str]:
-    """(MySQL's checkpoints, or what it says instead)"""
+async def _asked(answer: Awaitable[_Answer]) -> tuple[_Answer | None, str]:
+    """(MySQL's answer, empty), or (None, what it says instead)"""
     try:
         async with asyncio.timeout(_MYSQL_TIMEOUT_S):
-            return await read_committed(pool, stream), ""
+            return await answer, ""
     except TimeoutError:
-        return {}, f"no answer in {_MYSQL_TIMEOUT_S:g} s"
+        return None, f"no answer in {_MYSQL_TIMEOUT_S:g} s"
     except (Transient, MySQLError) as fault:
-        return {}, str(fault)
+        return None, str(fault)
+
+
+def _checkpoint_in(committed: Mapping[int, Checkpoint] | None, shard: int) -> Checkpoint | None:
+    return None if committed is None else committed.get(shard, Checkpoint())
 
 
 async def _pending(

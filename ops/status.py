@@ -47,7 +47,18 @@ def status(
       notes[]      what is worth knowing
       at_ms        Redis' clock, Unix milliseconds
       mysql_fault  empty, or what MySQL says instead of answering
-      totals       lag, lag_s, rate and books, as below, over all shards
+      totals       lag, lag_s, rate and books, as below, over all shards;
+                   incidents: incidents, lost, inexact of all time, and the
+                   same by_cause; null if MySQL does not answer
+      incidents[]  losses of 7 days, newest first, null if MySQL does not
+                   answer; those of exactly 0 are in the totals alone
+        id, stream, shard, incarnation
+        cause      trimmed, recreated, master_changed or mysql_restored
+        lost       entries, "at least" so many unless exact
+        exact      true if everybody who appended was heard
+        after_id, before_id   between them lies what is gone
+        stamp      of the stream that answered when it was counted
+        detected_at, amended_at   UTC; a later witness amends, or null
       shards[]
         stream, shard
         state      draining, idle, waiting, closed or stopped

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ops.attention import attention, notes
+from ops.incident_view import incident_documents, incident_totals, render_incidents
 from ops.overview import Overview, Shard
 from ops.workers import Worker
 from shared.published import Checkpoint
@@ -22,7 +23,7 @@ _UNKNOWN = "?"
 
 
 def render(view: Overview, *, every: bool = False) -> RenderableType:
-    """What needs attention first, then shards, books and workers."""
+    """What needs attention first, then shards, books, incidents and workers."""
     at = datetime.fromtimestamp(view.at_ms / 1000, UTC)
     shown = _shown(view.shards, every=every)
     left_out = len(view.shards) - len(shown)
@@ -30,6 +31,8 @@ def render(view: Overview, *, every: bool = False) -> RenderableType:
     parts += [_positions(view, shown), Text(), _books(view, shown)]
     if left_out:
         parts.append(Text(f"{left_out} quiet shards are in the totals alone; --all shows them"))
+    if (incidents := render_incidents(view.incidents)) is not None:
+        parts += [Text(), incidents]
     return Group(*parts, Text(), _workers(view))
 
 
@@ -150,7 +153,8 @@ def document(view: Overview) -> dict[str, Any]:
         "notes": notes(view),
         "at_ms": view.at_ms,
         "mysql_fault": view.mysql_fault,
-        "totals": _totals(view.shards),
+        "totals": {**_totals(view.shards), "incidents": incident_totals(view.incidents)},
+        "incidents": incident_documents(view.incidents),
         "shards": [_shard(shard) for shard in view.shards],
         "workers": [_worker(worker) for worker in view.workers],
     }

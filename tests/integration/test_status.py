@@ -305,8 +305,9 @@ async def test_the_document_holds_what_the_help_promises(deps: Deps) -> None:
     assert 0 == result.exit_code
     document = orjson.loads(result.output)
     expected = {"healthy", "attention", "notes", "at_ms", "mysql_fault", "totals", "shards"}
-    assert expected | {"workers"} == set(document)
+    assert expected | {"workers", "incidents"} == set(document)
     assert {"lag": 1, "rate": 0}.items() <= document["totals"].items()
+    assert [] == document["incidents"]
     bob, ann = document["shards"]
     books = {"added": 2, "applied": 1, "dead": 0, "pending": 1, "lost": 0, "difference": 0}
     assert books == ann.pop("books")

@@ -11,6 +11,7 @@ from rich.console import Console
 from ops.overview import Overview, Shard
 from ops.status_view import document, render
 from ops.workers import Worker
+from shared.incidents import Incidents
 from shared.published import Checkpoint
 from shared.status import ShardStatus, Work
 from shared.streams import EntryId, StreamInfo
@@ -59,7 +60,7 @@ def shard(
 
 
 def overview(*shards: Shard) -> Overview:
-    return Overview(NOW_MS, shards, [WORKER], "")
+    return Overview(NOW_MS, shards, [WORKER], "", Incidents())
 
 
 def printed(view: Overview, *, every: bool = False) -> list[str]:
@@ -136,7 +137,7 @@ def test_a_reason_is_shown_as_it_is() -> None:
 @pytest.mark.parametrize(("silent_ms", "told"), [(120, "live"), (12_000, "silent for 12 s")])
 def test_a_worker_is_live_or_silent(silent_ms: int, told: str) -> None:
     """A silent one is no longer shown as draining anything."""
-    view = Overview(NOW_MS, [shard(0)], [replace(WORKER, silent_ms=silent_ms)], "")
+    view = Overview(NOW_MS, [shard(0)], [replace(WORKER, silent_ms=silent_ms)], "", Incidents())
 
     [line] = [line for line in printed(view) if "playback-worker-17:4194303" in line]
 
