@@ -3,7 +3,8 @@ Who drains what: each worker takes the leases of shards that wait, up to its sha
 
 arq carries the jobs between workers; this module knows it only as `enqueue`. A
 drain belongs to the process, not to the job that started it, because arq cancels
-jobs and nothing may be cancelled inside a transaction (protocol 21 to 23).
+jobs and nothing may be cancelled inside a transaction (protocol 21 to 23). It goes
+on until it is caught up, or until a worker with room should have its shard.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -24,19 +26,23 @@ import structlog
 
 from shared.connections import redis_errors
 from shared.errors import MoonwakeError, ShardStopped, StoreDown
-from shared.keys import testimonies_of
-from shared.published import Checkpoint, published_of
-from shared.streams import StreamInfo, now_ms_of, stamp_of, stream_info
+from shared.streams import script
 from worker import leases
 from worker.deps import Deps
 from worker.drain import ShardDrain
+from worker.looking import Shard, ShardState, View, look
 from worker.pace import Pace
+from worker.shares import Standing
 from worker.sinks import Sink
 
 log = structlog.get_logger()
 
 TICK_S = 0.25
+#: As long as an arq job waits for its drain, which may go on.
 SLICE_S = 5.0
+#: Shares have to be uneven for so long before a busy shard moves: shards in which little
+#: happens come and go.
+PATIENCE_S = 1.0
 RENEW_S = 1.0
 #: A worker not heard of for this long does not count for the shares.
 LIVE_MS = 3_000
@@ -44,36 +50,7 @@ _FORGET_MS = 60_000
 #: Idle shards are trimmed and compared this often.
 IDLE_VISIT_S = 15.0
 
-Shard = tuple[str, int]
 Enqueue = Callable[[str, int, str], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class ShardState:
-    """One shard as the dispatcher sees it."""
-
-    info: StreamInfo
-    published: Checkpoint | None
-    leased: bool
-    stopped: bool
-    #: Do fronts testify that it lost entries?
-    disputed: bool
-    #: Of the stream that is there now.
-    stamp: str
-
-    @property
-    def waits(self) -> bool:
-        """Are there entries past the published checkpoint, or does the stream not fit to it?
-
-        By their number: ids need not grow from one master to the next.
-        """
-        known = self.published
-        return (
-            known is None
-            or self.disputed
-            or known.replid not in {"", self.stamp}
-            or known.base + self.info.added != known.ordinal
-        )
 
 
 @dataclass(slots=True)
@@ -89,7 +66,13 @@ class Dispatcher:
     drains: dict[Shard, ShardDrain] = field(default_factory=dict)
     _tasks: dict[Shard, asyncio.Task[None]] = field(default_factory=dict)
     _paces: dict[Shard, Pace] = field(default_factory=dict)
-    _visited_s: dict[Shard, float] = field(default_factory=dict)
+    #: Shards this process had looked after once: after a start everything is compared.
+    _visited: set[Shard] = field(default_factory=set)
+    #: Shards that others held at the last look.
+    _leased: set[Shard] = field(default_factory=set)
+    _standing: Standing = field(default_factory=lambda: Standing("", 0, {}, 0))
+    #: Since when another worker has had too few shards, by this process' clock.
+    _uneven_since_s: float | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _started_s: float = field(default_factory=time.time)
 
@@ -103,84 +86,76 @@ class Dispatcher:
             except StoreDown as error:
                 log.warning("dispatch_failed", error=str(error))
                 await _happens(self._stopping, 1.0)
-            await _happens(self._stopping, TICK_S)
+            # Where several look, each may look less often.
+            await _happens(self._stopping, TICK_S * min(2, len(self._standing.others) + 1))
 
     async def tick(self) -> None:
         """Report this worker, and lease and enqueue the shards it has room for."""
-        now_ms, workers, states = await self._look()
-        await self._report(now_ms, workers)
-        others = [
-            len(about["shards"])
-            for name, about in workers.items()
-            if name != self.worker_id and now_ms - about["seen_ms"] < LIVE_MS
-        ]
-        waiting = [shard for shard, state in states.items() if self._wants_visit(shard, state)]
-        self.share = max(1, math.ceil(len(waiting) / (len(others) + 1)))
-        if len(self.drains) > self.share > min(others, default=self.share):
-            next(iter(self.drains.values())).stop()  # a worker with room takes it over
+        shards = [shard for shard in self._shards() if shard not in self._tasks]
+        view = await look(self.deps, shards, self._leased)
+        await self._report(view.now_ms, view.workers)
+        free = {shard: state for shard, state in view.states.items() if not state.leased}
+        self._leased = {*view.leased, *(view.states.keys() - free.keys())}
+        waiting = [shard for shard, state in free.items() if self._wants_visit(view, shard, state)]
+        self._stand(view, waiting)
         random.shuffle(waiting)
         for shard in waiting:
             if len(self._tasks) >= self.share or self._stopping.is_set():
                 return
-            if not states[shard].leased and shard not in self._tasks:
+            if shard not in self._tasks:
                 await self._lease(shard)
 
-    def _wants_visit(self, shard: Shard, state: ShardState) -> bool:
+    def _wants_visit(self, view: View, shard: Shard, state: ShardState) -> bool:
         if state.stopped:
             return False
-        visited_s = self._visited_s.get(shard)
-        due = visited_s is None or time.monotonic() - visited_s > IDLE_VISIT_S
-        return state.waits or state.leased or due
+        due = view.now_ms - state.visited_ms > IDLE_VISIT_S * 1000
+        return state.waits or due or shard not in self._visited
+
+    def _stand(self, view: View, waiting: Sequence[Shard]) -> None:
+        """Work out this worker's share, and end drains that a worker with fewer should have."""
+        going_on = {at: drain for at, drain in self.drains.items() if not drain.is_stopping}
+        others = {
+            name: about["shards"]
+            for name, about in view.workers.items()
+            if name != self.worker_id and view.now_ms - about["seen_ms"] < LIVE_MS
+        }
+        pending = {*waiting, *self._leased, *self._tasks}
+        held = {*map(_name, going_on), *chain.from_iterable(others.values())}
+        self._standing = Standing(
+            self.worker_id,
+            len(going_on),
+            {name: len(shards) for name, shards in others.items()},
+            len(pending),
+            unheld=len({_name(shard) for shard in pending} - held),
+        )
+        self.share = self._standing.share
+        surplus = self._standing.surplus
+        if not self._is_uneven_for_long(surplus):
+            return
+        for drain in [*going_on.values()][-surplus:]:  # the youngest: they may be short ones
+            drain.stop()
+
+    def _is_uneven_for_long(self, surplus: int) -> bool:
+        if not surplus:
+            self._uneven_since_s = None
+            return False
+        if self._uneven_since_s is None:
+            self._uneven_since_s = time.monotonic()
+        return time.monotonic() - self._uneven_since_s >= PATIENCE_S
 
     async def _lease(self, shard: Shard) -> None:
         lease_id = uuid.uuid4().hex
         if await leases.take(self.deps.redis, self.deps.keys.lease(*shard), lease_id):
-            self._visited_s[shard] = time.monotonic()
+            self._visited.add(shard)
             await self.enqueue(*shard, lease_id)
 
-    async def _look(self) -> tuple[int, dict[str, Any], dict[Shard, ShardState]]:
-        """(Redis' time, what each worker last reported, every shard's state)"""
-        keys, shards = self.deps.keys, self._shards()
-        with redis_errors():
-            async with self.deps.redis.pipeline(transaction=False) as pipe:
-                pipe.time()
-                pipe.hgetall(keys.workers)
-                pipe.info("replication")
-                for shard in shards:
-                    pipe.xinfo_stream(keys.stream(*shard))
-                    pipe.xinfo_groups(keys.stream(*shard))
-                    pipe.hgetall(keys.checkpoint(*shard))
-                    pipe.exists(keys.lease(*shard))
-                    pipe.exists(keys.stopped(*shard))
-                    pipe.exists(testimonies_of(keys.stream(*shard)))
-                now, workers, replication, *replies = await pipe.execute(raise_on_error=False)
-        for reply in (workers, *replies[2::6]):
-            if isinstance(reply, Exception):
-                raise StoreDown(f"Redis: {reply}") from reply
-        told = zip(*[iter(replies)] * 6, strict=True)
-        states = {
-            shard: ShardState(
-                info=stream_info(about),
-                published=published_of(published),
-                leased=bool(leased),
-                stopped=bool(stopped),
-                disputed=bool(disputed),
-                stamp=stamp_of(replication, groups),
-            )
-            for shard, (about, groups, published, leased, stopped, disputed) in zip(
-                shards, told, strict=True
-            )
-        }
-        reports = {name.decode(): orjson.loads(about) for name, about in workers.items()}
-        return now_ms_of(now), reports, states
-
-    async def _report(self, now_ms: int, workers: dict[str, Any]) -> None:
+    async def _report(self, now_ms: int, workers: Mapping[str, Any]) -> None:
         about = {
             "seen_ms": now_ms,
             "started_ms": int(self._started_s * 1000),
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "shards": sorted(f"{stream}:{shard}" for stream, shard in self._tasks),
+            "shards": sorted(map(_name, self._tasks)),
         }
         gone = [name for name, other in workers.items() if now_ms - other["seen_ms"] > _FORGET_MS]
         with redis_errors():
@@ -196,28 +171,31 @@ class Dispatcher:
     # --- draining -------------------------------------------------------------------
 
     async def drain(self, stream: str, shard: int, lease_id: str) -> None:
-        """The job: drain a shard for a slice, if the lease is still this job's."""
+        """The job: start to drain a shard, if the lease is still this job's.
+
+        Returns when that is over, or after a slice: then the drain goes on without a job.
+        """
         at = (stream, shard)
         if self._stopping.is_set() or at in self._tasks or len(self._tasks) >= self.share:
-            await leases.give_back(self.deps.redis, self.deps.keys.lease(*at), lease_id)
+            # Where another worker has room, the next job may reach it.
+            await self._pass_on(at, lease_id, more=self._standing.others_have_room)
             return
         # Nothing is awaited before it counts: jobs come several at a time, and `stop`
         # has to wait for every drain there is.
         pace = self._paces.setdefault(at, Pace(self.deps.settings))
         drain = self.drains[at] = ShardDrain(self.deps, self.sinks[stream], shard, pace)
         task = self._tasks[at] = asyncio.create_task(self._drain(at, lease_id, drain))
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            drain.stop()  # arq stops, or the job took too long
-            raise
+        # Cancelled or not: arq's Redis may be away, and nobody else would get the shard.
+        await asyncio.wait([task], timeout=SLICE_S)
+        if not task.done():
+            log.debug("drain_goes_on", stream=stream, shard=shard)
 
     async def _drain(self, shard: Shard, lease_id: str, drain: ShardDrain) -> None:
         more = False
         try:
             if not await leases.renew(self.deps.redis, self.deps.keys.lease(*shard), lease_id):
                 return
-            more = await self._drain_slice(shard, lease_id, drain)
+            more = await self._drain_leased(shard, lease_id, drain)
         except ShardStopped as error:
             await self._stop_shard(shard, error)
         except StoreDown as error:
@@ -229,14 +207,15 @@ class Dispatcher:
         finally:
             del self.drains[shard]
             del self._tasks[shard]
-        await self._pass_on(shard, lease_id, more=more)
+        has_room = len(self._tasks) < self.share
+        await self._pass_on(shard, lease_id, more=more and has_room)
 
-    async def _drain_slice(self, shard: Shard, lease_id: str, drain: ShardDrain) -> bool:
+    async def _drain_leased(self, shard: Shard, lease_id: str, drain: ShardDrain) -> bool:
         drained = asyncio.Event()
         renewing = asyncio.create_task(self._keep_lease(shard, lease_id, drain, drained))
         try:
             await self._note_takeover(shard)
-            more = await drain.run(SLICE_S)
+            more = await drain.run(math.inf)
             await self._note_clean_end(shard)
         finally:
             drained.set()
@@ -257,11 +236,11 @@ class Dispatcher:
                 return
 
     async def _pass_on(self, shard: Shard, lease_id: str, *, more: bool) -> None:
-        """Give the lease back; where more waits and there is room, enqueue the successor."""
+        """Give the lease back; where *more* is to be done at once, enqueue a successor."""
         try:
             if lease_id:
                 await leases.give_back(self.deps.redis, self.deps.keys.lease(*shard), lease_id)
-                if more and not self._stopping.is_set() and len(self._tasks) < self.share:
+                if more and not self._stopping.is_set() and shard not in self._tasks:
                     await self._lease(shard)
         except MoonwakeError as error:
             log.warning("lease_not_passed_on", error=str(error))
@@ -281,10 +260,9 @@ class Dispatcher:
                     await pipe.execute()
 
     async def _note_clean_end(self, shard: Shard) -> None:
+        key = self.deps.keys.checkpoint(*shard)
         with redis_errors():
-            async with self.deps.redis.pipeline(transaction=False) as pipe:
-                pipe.hdel(self.deps.keys.checkpoint(*shard), "holder")
-                await pipe.execute()
+            await self.deps.redis.register_script(script("leave"))([key], [self.worker_id])
 
     async def _stop_shard(self, shard: Shard, error: ShardStopped) -> None:
         log.error("shard_stopped", stream=shard[0], shard=shard[1], error=str(error))
@@ -309,6 +287,10 @@ class Dispatcher:
                     await pipe.execute()
         except StoreDown as error:
             log.warning("goodbye_failed", error=str(error))
+
+
+def _name(shard: Shard) -> str:
+    return f"{shard[0]}:{shard[1]}"
 
 
 async def _happens(event: asyncio.Event, within_s: float) -> bool:

@@ -68,6 +68,10 @@ class ShardDrain:
         self._stopping.set()
         self._closing.set()
 
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
     async def run(self, slice_s: float) -> bool:
         """Drain until caught up (False), or *slice_s* has passed or `stop` was called (True).
 

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-POLL_S = 0.05
+POLL_S = 0.1
 _RESTART_S = (0.2, 0.5, 1.0, 2.0)
-#: Longest that arq waits for a slice; its drain then ends by itself after its batch.
-#: Not long, because arq keeps a killed worker's jobs in its queue until then.
+#: A job waits for its drain for a slice at most. Not long, because arq keeps a killed
+#: worker's jobs in its queue until then.
 _DRAIN_TIMEOUT_S = SLICE_S + 15
 #: Jobs arq looks at per poll: more than workers in a crash loop leave behind, or they
 #: would hide the others.

@@ -136,9 +136,10 @@ async def test_a_job_whose_lease_is_lost_returns_at_once(deps: Deps) -> None:
     assert b"another" == await deps.redis.get(deps.keys.lease(STREAM, 0))
 
 
-async def test_jobs_over_a_workers_share_are_handed_back(deps: Deps) -> None:
+async def test_jobs_over_a_workers_share_are_handed_on(deps: Deps) -> None:
     """
-    Even when they all come at the same moment: the other worker has room for them.
+    Even when they all come at the same moment: the other worker has room for them, and
+    gets a job at once.
     """
     await append(deps.settings, deps.redis, [save("ann"), save("bob")])
     await report_worker(deps, "other")
@@ -148,6 +149,25 @@ async def test_jobs_over_a_workers_share_are_handed_back(deps: Deps) -> None:
     await worker.work()
 
     [done] = await applied(deps)
+    [(_, shard, lease_id)] = worker.jobs
+    assert 1 - done == shard
+    assert lease_id.encode() == await deps.redis.get(deps.keys.lease(STREAM, shard))
+
+
+async def test_jobs_that_nobody_has_room_for_are_handed_back(deps: Deps) -> None:
+    """
+    They do not go round and round: the shard is free for whoever has room first.
+    """
+    await append(deps.settings, deps.redis, [save("ann"), save("bob")])
+    worker = Worker(deps)
+    assert {0, 1} == await worker.tick()
+    await report_worker(deps, "other", shards=2)
+    await worker.tick()
+
+    await worker.work()
+
+    [done] = await applied(deps)
+    assert [] == worker.jobs
     assert not await deps.redis.exists(deps.keys.lease(STREAM, 1 - done))
 
 
@@ -195,7 +215,7 @@ async def test_a_worker_over_its_share_passes_a_shard_on(
     """
     It need not wait for a slice to end: a worker with room is waiting.
     """
-    monkeypatch.setattr(worker.dispatch, "SLICE_S", 600)
+    monkeypatch.setattr(worker.dispatch, "PATIENCE_S", 0)
     busy = Worker(deps)
     async with under_load(deps.settings, new_random()) as load:
         await load.grow(50)
@@ -205,8 +225,70 @@ async def test_a_worker_over_its_share_passes_a_shard_on(
         await report_worker(deps, "idle")
         await busy.tick()
         await until(lambda: len(busy.dispatcher.drains) == 1, "it drains one shard")
+        assert set() == await busy.tick()  # nor does it take it back
         await busy.dispatcher.stop()
         await working
+
+
+async def test_a_busy_shard_stays_where_it_is(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    However many slices pass: nobody else would do better, and each move costs freshness.
+    """
+    monkeypatch.setattr(worker.dispatch, "SLICE_S", 0)
+    monkeypatch.setattr(worker.dispatch, "PATIENCE_S", 0)
+    busy = Worker(deps)
+    async with under_load(deps.settings, new_random()) as load:
+        await load.grow(50)
+        await busy.tick()
+        await report_worker(deps, "other", shards=1)
+        await busy.work()
+        drains = dict(busy.dispatcher.drains)
+        for _ in range(5):
+            await load.grow(50)
+            await busy.tick()
+            await busy.work()
+
+        assert 2 == len(drains)
+        assert drains == busy.dispatcher.drains
+        assert not any(drain.is_stopping for drain in drains.values())
+        await busy.dispatcher.stop()
+
+
+async def test_uneven_shares_of_a_moment_move_nothing(deps: Deps) -> None:
+    """
+    Shards in which little happens come and go; a busy one need not move for them.
+    """
+    busy = Worker(deps)
+    async with under_load(deps.settings, new_random()) as load:
+        await load.grow(50)
+        await busy.tick()
+        working = asyncio.create_task(busy.work())
+        await until(lambda: len(busy.dispatcher.drains) == 2, "it drains both shards")
+        await report_worker(deps, "idle")
+        await busy.tick()
+        assert not any(drain.is_stopping for drain in busy.dispatcher.drains.values())
+        await busy.dispatcher.stop()
+        await working
+
+
+async def test_the_end_of_a_drain_leaves_its_successors_name(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A frozen worker that ends late must not hide that the one after it died.
+    """
+    monkeypatch.setattr(worker.dispatch, "RENEW_S", 0.05)
+    slow, key = Worker(deps), deps.keys.checkpoint(STREAM, 0)
+    async with under_load(deps.settings, new_random()) as load:
+        await leases.take(deps.redis, deps.keys.lease(STREAM, 0), "mine")
+        draining = asyncio.create_task(slow.dispatcher.drain(STREAM, 0, "mine"))
+        await load.grow(100)
+        await deps.redis.hset(key, "holder", "successor")  # type: ignore[misc]
+        await deps.redis.set(deps.keys.lease(STREAM, 0), "another")
+        await until(lambda: not slow.dispatcher.drains, "the drain ends")
+        await draining
+
+    assert b"successor" == await deps.redis.hget(key, "holder")  # type: ignore[misc]
 
 
 async def test_a_drain_that_lost_its_lease_ends_after_its_batch(
@@ -215,7 +297,6 @@ async def test_a_drain_that_lost_its_lease_ends_after_its_batch(
     """
     Two workers on one shard do no harm, but they do the work twice.
     """
-    monkeypatch.setattr(worker.dispatch, "SLICE_S", 600)
     monkeypatch.setattr(worker.dispatch, "RENEW_S", 0.05)
     slow, key = Worker(deps), deps.keys.lease(STREAM, 0)
     async with under_load(deps.settings, new_random()) as load:
@@ -225,8 +306,8 @@ async def test_a_drain_that_lost_its_lease_ends_after_its_batch(
         await load.grow(100)
         await deps.redis.set(key, "another")
 
-        async with asyncio.timeout(60):
-            await draining
+        await until(lambda: not slow.dispatcher.drains, "the drain ends")
+        await draining
 
     assert b"another" == await deps.redis.get(key)
     assert {0} == set(await applied(deps))
@@ -286,13 +367,10 @@ async def test_a_stop_waits_for_a_job_that_has_just_come(
     assert when_stopped == await applied(deps)
 
 
-async def test_a_job_that_is_cancelled_leaves_its_batch_whole(
-    deps: Deps, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_drain_outlives_its_job(deps: Deps) -> None:
     """
-    arq cancels jobs when it stops; the drain is the process's and ends after its batch.
+    arq cancels jobs when its Redis goes away: nobody could take the shard over then.
     """
-    monkeypatch.setattr(worker.dispatch, "SLICE_S", 600)
     worker_ = Worker(deps)
     async with under_load(deps.settings, new_random()) as load:
         await load.grow(50)
@@ -301,7 +379,15 @@ async def test_a_job_that_is_cancelled_leaves_its_batch_whole(
         await until(lambda: len(worker_.dispatcher.drains) == 2, "both shards are drained")
         job.cancel()
         await asyncio.wait([job])
-        await until(lambda: not worker_.dispatcher.drains, "the drains end by themselves")
+        before = sum((await applied(deps)).values())
+        await load.grow(100)
+
+        async def goes_on() -> bool:
+            return sum((await applied(deps)).values()) > before + 50
+
+        await until(goes_on, "the drains go on")
+        assert 2 == len(worker_.dispatcher.drains)
+        await worker_.dispatcher.stop()
         ordinal, whole, _, _ = await books(deps.pool)
 
     assert ordinal == whole

@@ -140,6 +140,13 @@ def trim(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> int:
     return redis.xtrim(keys[0], minid=str(args[1]), approximate=False)
 
 
+def leave(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> int:
+    redis.hset(keys[0], "visited_ms", redis.clock())
+    if redis.hget(keys[0], "holder") == to_bytes(args[0]):
+        redis.hdel(keys[0], "holder")
+    return 1
+
+
 def renew(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> int:
     if redis.get(keys[0]) != to_bytes(args[0]):
         return 0
@@ -154,6 +161,7 @@ SCRIPTS: dict[str, Script] = {
     script("mark"): mark,
     script("publish"): publish,
     script("clear_pending"): clear_pending,
+    script("leave"): leave,
     script("renew"): renew,
     script("trim"): trim,
 }
