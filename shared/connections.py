@@ -18,7 +18,7 @@ from redis.asyncio import Connection as RedisConnection
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from shared.errors import DataRefused, StoreDown, Transient
+from shared.errors import Contended, DataRefused, StoreDown, Transient
 from shared.settings import Settings
 
 __all__ = [
@@ -46,6 +46,8 @@ TRANSIENT = frozenset(
         *(1040, 1203, 1226, 1021, 1114, 1180, 1317, 1969, 3024, 1047, 1158, 1159, 1160, 1161),
     ]
 )
+#: Those of them that a smaller transaction meets less: lock wait, deadlock, statement time-out.
+CONTENDED = frozenset((1205, 1213, 1317, 1969, 3024))
 #: Refusals of a value whose SQLSTATE is the general HY000: wrong string, no default,
 #: CHECK failed, bad UTF-8, row size; 1153 is a packet over max_allowed_packet.
 DATA = frozenset((1153, 1364, 1366, 1300, 1118, 3819))
@@ -189,7 +191,7 @@ async def _roll_back(connection: Connection) -> None:
 
 @contextmanager
 def mysql_errors() -> Iterator[None]:
-    """Raise `Transient` or `DataRefused` for the driver's errors that mean so.
+    """Raise `Transient`, `Contended` or `DataRefused` for the driver's errors that mean so.
 
     Anything else (a missing table, a denied command) is a fault of set-up or of
     this program and passes unchanged.
@@ -199,6 +201,8 @@ def mysql_errors() -> Iterator[None]:
     except MySQLError as error:
         code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
         state = str(error.sqlstate or "")
+        if code in CONTENDED:
+            raise Contended(str(error)) from error
         if code in TRANSIENT or code == 0:
             raise Transient(str(error)) from error
         if code in DATA or state[:2] in {"22", "23"}:

@@ -14,6 +14,7 @@ Errors moonwake raises on purpose, and what the caller does about each.
   * StoredRecordIsNewer  a folded batch met a newer stored record -> read it again, unfolded
   * DataRefused          MySQL refused a value of the batch -> bisect to the entry
   * Transient            MySQL failed in a way that passes -> try again
+    * Contended          it waited for a lock, or too long -> try again with less at a time
   * ShardStopped         refusals pile up: our fault, not the data's -> stop and say so
   * SchemaError          the database's schema is not this program's -> do not start
 """
@@ -86,6 +87,10 @@ class DataRefused(MoonwakeError):
 
 class Transient(MoonwakeError):
     """MySQL failed in a way that passes: lock wait, deadlock, lost connection, read-only."""
+
+
+class Contended(Transient):
+    """A lock wait, a deadlock or a statement's time-out: with fewer rows it is less likely."""
 
 
 class ShardStopped(MoonwakeError):

@@ -20,6 +20,7 @@ from shared.cached_copies import forget
 from shared.connections import transaction
 from shared.errors import (
     CheckpointMoved,
+    Contended,
     DataRefused,
     Rewound,
     ShardStopped,
@@ -41,7 +42,10 @@ log = structlog.get_logger()
 
 #: A MySQL that says nothing for this long is gone, whatever the connection looks like.
 SILENCE_MAX_S = 60.0
-_BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+#: Not longer, because it comes after every outage, and short ones are the frequent ones.
+_BACKOFF_S = (0.1, 0.2, 0.5)
+#: Of the failures in a row the first few are told, and then each tenth: every shard meets them.
+_TOLD_MAX, _TOLD_EACH = 3, 10
 
 
 class ShardDrain:
@@ -59,6 +63,8 @@ class ShardDrain:
         self._closing = asyncio.Event()
         self._settling: asyncio.Task[None] | None = None
         self._failures = 0
+        #: Was a transaction begun and its outcome not heard of?
+        self._in_transaction = False
         #: Reading met something that does not fit: look closely before reading on.
         self._in_doubt = False
         self._log = log.bind(stream=sink.stream, shard=shard)
@@ -184,12 +190,15 @@ class ShardDrain:
             replid=batch.stamp,
         ).with_applied(batch.stamps)
         stream = self._sink.stream
+        self._in_transaction = False
         async with asyncio.timeout(SILENCE_MAX_S), transaction(self._deps.pool) as cursor:
             await checkpoints.advance(cursor, stream, self._shard, old, new, batch.info)
+            self._in_transaction = True
             rows = await self._sink.apply(cursor, batch.fold, self._shard, new)
             await insert_letters(cursor, stream, self._shard, new.incarnation, batch.letters)
             if batch.lost:
                 await incidents.insert(cursor, stream, self._shard, _trimmed(old, batch))
+        self._in_transaction = False
         return new, rows
 
     def _narrow(self, batch: Batch, error: DataRefused) -> None:
@@ -245,13 +254,24 @@ class ShardDrain:
     async def _wait_out(self, error: Exception) -> None:
         pause_s = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
         self._failures += 1
-        self._pace.slow_down()
-        self._log.warning("mysql_failed", error=repr(error), retry_s=pause_s)
+        self._note_size(error)
+        if self._failures <= _TOLD_MAX or self._failures % _TOLD_EACH == 0:
+            self._log.warning(
+                "mysql_failed", error=repr(error), retry_s=pause_s, failures=self._failures
+            )
         try:
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+    def _note_size(self, error: Exception) -> None:
+        """Take on less where that can help: not because MySQL is away."""
+        in_transaction, self._in_transaction = self._in_transaction, False
+        if isinstance(error, Contended) or (in_transaction and isinstance(error, TimeoutError)):
+            self._pace.slow_down()
+        elif in_transaction:
+            self._pace.lose()
 
 
 def _trimmed(old: Checkpoint, batch: Batch) -> Incident:

@@ -35,9 +35,21 @@ class Pace:
         )
         #: Refused entries, among how many, and what is left of the batch they were met in.
         self._refused = self._suspect = self._left = 0
+        #: Was the last batch lost with its connection?
+        self._lost = False
+
+    def lose(self) -> None:
+        """The connection was lost in the middle of a batch.
+
+        Once that is an outage, whose backlog wants full batches. Again, it may be the batch:
+        one that the server takes too long for, or dies of.
+        """
+        if self._lost:
+            self.slow_down()
+        self._lost = True
 
     def slow_down(self) -> None:
-        """After a lock wait, a time-out or a lost connection."""
+        """After a lock wait or a time-out."""
         self.limits = replace(
             self.limits,
             rows=max(1, self.limits.rows // 2),
@@ -66,6 +78,7 @@ class Pace:
 
     def succeed(self, entries: int) -> None:
         """A batch of *entries* committed."""
+        self._lost = False
         if self._left:
             self._left = max(0, self._left - entries)
         else:

@@ -11,7 +11,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import islice
 from typing import Any
 
@@ -139,6 +139,11 @@ def upsert_clause(dialect: Dialect, table: str, updates: Sequence[str]) -> str:
     MySQL deprecates VALUES(column), with a warning per statement; MariaDB does not
     know the row alias.
     """
+    return _upsert_clause(dialect, table, tuple(updates))
+
+
+@cache
+def _upsert_clause(dialect: Dialect, table: str, updates: tuple[str, ...]) -> str:
     alias = " AS new" if dialect is Dialect.MYSQL else ""
     assignments = ", ".join(_assignment(dialect, table, update) for update in updates)
     return f"{alias} ON DUPLICATE KEY UPDATE {assignments}"

@@ -161,17 +161,38 @@ async def test_a_connection_killed_inside_a_statement_is_replaced(
     deps: Deps, pool: Pool, logs: Logs
 ) -> None:
     """
-    KILL of the session that works on a batch: the next session applies all of it.
+    KILL of the session that works on a batch: the next session applies all of it, and the
+    limits stay as they are, or every outage would end with batches of one entry.
     """
     await append(deps.settings, deps.redis, EVENTS)
     await drain_all(deps)
     await append(deps.settings, deps.redis, EVENTS)
+    pace = Pace(deps.settings)
+    full = pace.limits
     stats = "SELECT * FROM content_stats FOR UPDATE"
-    async with locked(pool, stats) as other, draining(deps):
+    async with locked(pool, stats) as other, draining(deps, pace):
         session = await until_somebody_waits_for_a_lock(pool)
         await other.execute(f"KILL {session}")
         await until(lambda: bool(failures(logs)), "the drain notices")
+        assert full == pace.limits
         await other.execute("ROLLBACK")
+
+
+async def test_an_outage_leaves_the_limits_full(own_servers: OwnServers, logs: Logs) -> None:
+    """
+    Its backlog needs full batches: nothing is read again with one entry at a time.
+    """
+    settings = replace(own_servers.settings, shards=1, flush_interval_ms=0, stream_retention_s=3600)
+    async with open_redis(settings.redis_url) as redis, open_mysql(settings, drain=True) as pool:
+        deps = deps_of(settings, redis, pool)
+        await append(settings, redis, EVENTS)
+        own_servers.mysql.kill()
+        pace = Pace(settings)
+        full = pace.limits
+        async with draining(deps, pace):
+            await until(lambda: len(failures(logs)) > 2, "the drain tries again and again")
+            assert full == pace.limits
+            own_servers.mysql.start()
 
 
 @pytest.mark.parametrize("loss", list(CommitLoss))

@@ -65,3 +65,22 @@ def test_a_large_batch_of_which_few_are_refused_goes_on(pace: Pace) -> None:
         pace.succeed(1)
     with pytest.raises(ShardStopped):
         pace.refuse()
+
+
+def test_one_lost_connection_leaves_the_limits_and_a_second_one_halves_them(pace: Pace) -> None:
+    """An outage breaks one batch of a shard; a batch that breaks again may be the cause."""
+    full = pace.limits
+    pace.lose()
+    assert full == pace.limits
+    pace.lose()
+    assert (full.rows // 2, full.entries // 2) == (pace.limits.rows, pace.limits.entries)
+
+
+def test_a_success_between_two_lost_connections_forgets_the_first(pace: Pace) -> None:
+    """Outages a day apart have nothing to do with each other."""
+    full = pace.limits
+    pace.lose()
+    pace.succeed(1)
+    pace.lose()
+
+    assert full == pace.limits
