@@ -16,7 +16,7 @@ from shared.settings import Settings
 from shared.streams import now_ms_of
 from tests.loads import new_random, under_load
 from tests.mysql_state import books
-from tests.plays import STREAM, append, deps_of, rows, save
+from tests.plays import STREAM, add_foreign, append, deps_of, rows, save
 from tests.waiting import until
 from worker import leases
 from worker.deps import Deps
@@ -252,6 +252,27 @@ async def test_a_busy_shard_stays_where_it_is(deps: Deps, monkeypatch: pytest.Mo
         assert drains == busy.dispatcher.drains
         assert not any(drain.is_stopping for drain in drains.values())
         await busy.dispatcher.stop()
+
+
+async def test_one_shards_backlog_does_not_keep_another_one_waiting(deps: Deps) -> None:
+    """
+    A worker drains all it holds at once: nobody waits for the end of a slice.
+    """
+    deps = replace(deps, settings=replace(deps.settings, batch_max_entries=1))
+    worker_ = Worker(deps)
+    backlog = [("*", save("bob", play_time=n)) for n in range(2_000)]
+    await add_foreign(deps.settings, deps.redis, backlog)
+    await worker_.tick()
+    working = asyncio.create_task(worker_.work())
+    await append(deps.settings, deps.redis, [save("ann")])
+
+    async def is_applied() -> bool:
+        return 1 in await applied(deps)
+
+    await until(is_applied, "the event of the other shard is applied")
+    assert 2_000 > (await applied(deps)).get(0, 0)
+    await worker_.dispatcher.stop()
+    await working
 
 
 async def test_uneven_shares_of_a_moment_move_nothing(deps: Deps) -> None:
