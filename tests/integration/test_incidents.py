@@ -101,15 +101,16 @@ async def test_the_newest_are_first_and_those_of_a_week_ago_are_left_to_the_tota
     await write_down(pool, replace(FAILOVER, lost=5), hours_ago=7 * 24 - 1)
     await write_down(pool, replace(FAILOVER, lost=6, is_exact=False), hours_ago=23)
     await write_down(pool, replace(FAILOVER, lost=0, is_exact=False), hours_ago=2)
-    await write_down(pool, replace(FAILOVER, cause=Cause.TRIMMED, lost=8), hours_ago=25)
+    old = replace(FAILOVER, cause=Cause.TRIMMED, lost=8, is_exact=False)
+    await write_down(pool, old, hours_ago=25)
 
     found = await read_incidents(pool)
 
-    expected = [(0, 0, False), (0, 6, False), (0, 8, True), (0, 5, True)]
+    expected = [(0, 0, False), (0, 6, False), (0, 8, False), (0, 5, True)]
     assert expected == losses(found.listed)
     assert {
         CauseTotal(STREAM, "master_changed", 4, 15, 2, new_losses=1, new_lost=6, new_inexact=2),
-        CauseTotal(STREAM, "trimmed", 1, 8, 0, new_losses=0, new_lost=0, new_inexact=0),
+        CauseTotal(STREAM, "trimmed", 1, 8, 1, new_losses=0, new_lost=0, new_inexact=0),
     } == set(found.totals)
 
 
@@ -239,6 +240,7 @@ async def test_the_document_holds_every_field_that_the_help_promises(deps: Deps)
         ),
         (replace(FAILOVER, lost=0), 23, []),
         (FAILOVER, 25, []),
+        (replace(FAILOVER, is_exact=False), 25, []),
     ],
 )
 async def test_a_loss_of_today_is_a_note_and_the_site_is_healthy(
