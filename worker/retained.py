@@ -40,7 +40,9 @@ class Retained:
 
     A stream's order is that of time, whatever its ids are: what follows the first entry
     that is not applied is not applied either, and what follows the first that the former
-    incarnation did not have is new.
+    incarnation did not have is new. What comes before an applied entry was read past: if it
+    is not applied it was lost and counted, and has come back since. (Redis 7.0 does that to
+    an append-only file whose end was cut inside a transaction, at its second start.)
     """
 
     stamp: str = ""
@@ -49,8 +51,12 @@ class Retained:
     #: The first entry that is not applied, and how many there are from it on.
     first: EntryId | None = None
     readable: int = 0
+    #: Those of them whose stamp or id does not say that they are applied.
+    unsettled: int = 0
     #: Those of them that are new.
     new: int = 0
+    #: Entries that are not applied, and will not be: they were counted as lost.
+    returned: int = 0
     #: Those that carry no stamp, and the stamps of the others.
     foreign: int = 0
     stamps: set[str] = field(default_factory=set)
@@ -65,10 +71,16 @@ class Retained:
         else:
             self.stamps.add(stamp)
             self.old_stamp = self.old_stamp if is_new else stamp
-        if self.first is None and (is_new or not before.committed.is_settled(at, stamp)):
+        is_settled = before.committed.is_settled(at, stamp)
+        # An id alone proves nothing: a new master's clock may be behind.
+        if is_settled and stamp is not None and before.committed.stamps:
+            self.returned += self.unsettled
+            self.first, self.readable, self.unsettled, self.new, is_new = None, 0, 0, 0, False
+        elif self.first is None and (is_new or not is_settled):
             self.first = at
         self.entries += 1
         self.readable += self.first is not None
+        self.unsettled += is_new or not is_settled
         self.new += is_new
 
 
