@@ -130,18 +130,14 @@ class Dispatcher:
         )
         self.share = self._standing.share
         surplus = self._standing.surplus
-        if not self._is_uneven_for_long(surplus):
-            return
-        for drain in [*going_on.values()][-surplus:]:  # the youngest: they may be short ones
-            drain.stop()
+        if self._is_uneven_for_long(surplus):
+            for drain in [*going_on.values()][-surplus:]:  # the youngest: they may be short ones
+                drain.stop()
 
     def _is_uneven_for_long(self, surplus: int) -> bool:
-        if not surplus:
-            self._uneven_since_s = None
-            return False
-        if self._uneven_since_s is None:
-            self._uneven_since_s = time.monotonic()
-        return time.monotonic() - self._uneven_since_s >= PATIENCE_S
+        now_s = time.monotonic()
+        self._uneven_since_s = (self._uneven_since_s or now_s) if surplus else None
+        return self._uneven_since_s is not None and now_s - self._uneven_since_s >= PATIENCE_S
 
     async def _lease(self, shard: Shard) -> None:
         lease_id = uuid.uuid4().hex
@@ -207,8 +203,7 @@ class Dispatcher:
         finally:
             del self.drains[shard]
             del self._tasks[shard]
-        has_room = len(self._tasks) < self.share
-        await self._pass_on(shard, lease_id, more=more and has_room)
+        await self._pass_on(shard, lease_id, more=more and len(self._tasks) < self.share)
 
     async def _drain_leased(self, shard: Shard, lease_id: str, drain: ShardDrain) -> bool:
         drained = asyncio.Event()
