@@ -159,7 +159,8 @@ class _Loss:
         known = max(self.seen_added, self.ended.ordinal, self.committed.ordinal)
         if not is_same_stream(self.ended.replid or self.retained.stamp, self.retained.stamp):
             return known  # it counts from elsewhere
-        return max(known, self.ended.base + self.retained.info.added - self.retained.new)
+        there_before = self.retained.info.added - self.retained.new - self.retained.returned
+        return max(known, self.ended.base + there_before)
 
     @property
     def lost(self) -> int:
