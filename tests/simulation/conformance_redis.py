@@ -172,7 +172,12 @@ async def a_lease_has_one_holder(stores: Stores) -> list[Any]:
     await leases.give_back(redis, key, "b")
     seen.append(await redis.get(key))
     await leases.give_back(redis, key, "a")
-    return [*seen, await redis.get(key), await leases.renew(redis, key, "a")]
+    seen += [await redis.get(key), await leases.renew(redis, key, "a")]
+    await redis.hset("checkpoint", "holder", "a")
+    for worker in ("b", "a"):
+        await redis.register_script(script("leave"))(["checkpoint"], [worker])
+        seen.append(await redis.hget("checkpoint", "holder"))
+    return seen
 
 
 async def hashes_and_errors(stores: Stores) -> list[Any]:
