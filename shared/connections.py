@@ -151,6 +151,9 @@ async def open_mysql(
         await pool.wait_closed()
 
 
+_CLOSED = ("Transport does not expose socket", "unable to perform operation on <TCPTransport")
+
+
 @asynccontextmanager
 async def reading(pool: Pool) -> AsyncIterator[Cursor]:
     """A cursor for single statements; each is its own transaction. Errors are translated."""
@@ -209,6 +212,11 @@ def mysql_errors() -> Iterator[None]:
             raise DataRefused(str(error)) from error
         raise
     except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+        raise Transient(f"MySQL connection: {error!r}") from error
+    except RuntimeError as error:
+        # asyncmy and uvloop have no better word for a connection that is reset at once.
+        if not str(error).startswith(_CLOSED):
+            raise
         raise Transient(f"MySQL connection: {error!r}") from error
 
 

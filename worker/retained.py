@@ -38,21 +38,25 @@ class Before:
 class Retained:
     """A stream's entries, counted; *info* and *stamp* are of the moment its end was read.
 
-    A stream's order is that of time, whatever its ids are: what comes before an entry that
-    is applied was dealt with too, and what follows the first that the former incarnation did
-    not have is new.
+    A stream's order is that of time, whatever its ids are: what follows the first entry
+    that is not applied is not applied either, and what follows the first that the former
+    incarnation did not have is new. What comes before an applied entry was read past: if it
+    is not applied it was lost and counted, and has come back since. (Redis 7.0 does that to
+    an append-only file whose end was cut inside a transaction, at its second start.)
     """
 
     stamp: str = ""
     info: StreamInfo = field(default_factory=StreamInfo)
     entries: int = 0
-    #: The first entry after the last that is applied, and how many there are from it on.
+    #: The first entry that is not applied, and how many there are from it on.
     first: EntryId | None = None
     readable: int = 0
-    #: Entries before that, not applied: they were lost, counted, and are back again.
-    returned: int = 0
+    #: Those of them whose stamp or id does not say that they are applied.
+    unsettled: int = 0
     #: Those of them that are new.
     new: int = 0
+    #: Entries that are not applied, and will not be: they were counted as lost.
+    returned: int = 0
     #: Those that carry no stamp, and the stamps of the others.
     foreign: int = 0
     stamps: set[str] = field(default_factory=set)
@@ -67,15 +71,17 @@ class Retained:
         else:
             self.stamps.add(stamp)
             self.old_stamp = self.old_stamp if is_new else stamp
+        is_settled = before.committed.is_settled(at, stamp)
+        # An id alone proves nothing: a new master's clock may be behind.
+        if is_settled and stamp is not None and before.committed.stamps:
+            self.returned += self.unsettled
+            self.first, self.readable, self.unsettled, self.new, is_new = None, 0, 0, 0, False
+        elif self.first is None and (is_new or not is_settled):
+            self.first = at
         self.entries += 1
+        self.readable += self.first is not None
+        self.unsettled += is_new or not is_settled
         self.new += is_new
-        if not is_new and before.committed.is_settled(at, stamp):
-            # Never read again what is applied, whatever came back before it.
-            self.returned += self.readable
-            self.first, self.readable = None, 0
-        else:
-            self.first = self.first or at
-            self.readable += 1
 
 
 async def read_retained(redis: Redis, stream: str, before: Before) -> Retained:

@@ -159,8 +159,8 @@ class _Loss:
         known = max(self.seen_added, self.ended.ordinal, self.committed.ordinal)
         if not is_same_stream(self.ended.replid or self.retained.stamp, self.retained.stamp):
             return known  # it counts from elsewhere
-        there_before = self.retained.info.added - self.retained.new - self.retained.returned
-        return max(known, self.ended.base + there_before)
+        not_of_it = self.retained.new + self.retained.returned
+        return max(known, self.ended.base + self.retained.info.added - not_of_it)
 
     @property
     def lost(self) -> int:

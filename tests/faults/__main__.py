@@ -93,9 +93,8 @@ def _report(result: Result, folder: Path) -> None:
         console.print(f"  {kind} not injected {times} times: {why}")
     for name, times in sorted(result.counts.items()):
         console.print(f"  {name}: {times}")
-    for name, status in sorted(set(result.ended), key=str):
-        times = result.ended.count((name, status))
-        console.print(f"  {name} ended by itself with status {status}, {times} times")
+    if result.refused_starts:
+        console.print(f"  a front found no Redis to start with: {result.refused_starts} times")
     console.print(f"  applied {result.applied}, lost and counted {result.lost}")
     if result.differences:
         told = "\n".join(result.differences)

@@ -16,7 +16,7 @@ FROM stream_checkpoints WHERE stream = %s
 """
 _INCIDENTS = """
 SELECT id, shard, incarnation, cause, lost, exact, after_id, before_id,
-    CAST(UNIX_TIMESTAMP(detected_at) * 1000 AS UNSIGNED)
+    CAST(UNIX_TIMESTAMP(detected_at) * 1000 AS UNSIGNED), position_id
 FROM incidents WHERE stream = %s ORDER BY id
 """
 _LETTERS = "SELECT shard, entry_id FROM dead_letters WHERE stream = %s"
@@ -48,9 +48,18 @@ async def incidents(pool: Pool) -> list[Incident]:
 
 
 def _incident(*row: Any) -> Incident:
-    number, shard, incarnation, cause, lost, exact, after, before, at_ms = row
+    number, shard, incarnation, cause, lost, exact, after, before, at_ms, position = row
     return Incident(
-        number, shard, incarnation, cause, lost, bool(exact), _id(after), _id(before), at_ms
+        number,
+        shard,
+        incarnation,
+        cause,
+        lost,
+        bool(exact),
+        _id(after),
+        _id(before),
+        at_ms,
+        _id(position),
     )
 
 

@@ -8,11 +8,14 @@ wrong, either the bounds here are broken or MySQL is not what the oracle says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from tests.faults.rewinds import Incident, Rewind
 from tests.faults.tap import Entry, Tape
+
+#: A front that was frozen meanwhile has testified by then.
+_TESTIFIED_WITHIN_MS = 20_000
 
 
 @dataclass(slots=True)
@@ -24,45 +27,84 @@ class Losses:
     #: Incidents whose count was judged, by whether it claims to be exact.
     exact: int = 0
     at_least: int = 0
+    #: Losses of a shard that every front saw.
+    witnessed: int = 0
+    #: Entries of other producers that were passed over.
+    passed_over: int = 0
+
+    def take(self, case: _Case, where: str) -> None:
+        """Settle which entries were lost, and compare their number with what was told."""
+        self.lost |= case.missing | case.passed_over
+        self.exact += sum(incident.is_exact for incident in case.told)
+        self.at_least += sum(not incident.is_exact for incident in case.told)
+        self.witnessed += case.is_steady
+        self.passed_over += len(case.passed_over)
+        is_vague = case.must_be_exact and not case.is_exact
+        if is_vague or not case.fewest <= case.count <= len(case.missing):
+            self.differences.append(f"{where}: {case}")
 
 
 def losses_of(
-    rewinds: Sequence[Rewind], incidents: Iterable[Incident], acknowledged: Set[str]
+    rewinds: Sequence[Rewind],
+    incidents: Iterable[Incident],
+    acknowledged: Set[str],
+    were_steady: Callable[[Rewind, int], bool] = lambda rewind, until_ms: False,
 ) -> Losses:
-    """Judge every incident by what is gone, and everything that is gone by the incidents."""
+    """Judge every incident by what is gone, and everything that is gone by the incidents.
+
+    *acknowledged* are the fronts' own. *were_steady*: did every front see all of this rewind,
+    and nothing else, up to that moment?
+    """
     found = Losses()
     left = {incident.id: incident for incident in incidents}
     for number, rewind in enumerate(rewinds, start=1):
         for shard in rewind.shards:
             told = [left.pop(each) for each in sorted(rewind.incidents[shard]) if each in left]
-            where = f"rewind {number}, shard {shard}"
-            _judge(found, where, rewind.gone(shard), rewind.counted_by(told), acknowledged)
+            case = _Case(rewind, shard, told, acknowledged, were_steady)
+            found.take(case, f"rewind {number}, shard {shard}")
     for incident in left.values():
         if incident.lost:
             found.differences.append(f"nothing was taken away, and yet there is {incident}")
     return found
 
 
-def _judge(
-    found: Losses,
-    where: str,
-    gone: Sequence[Entry],
-    told: Sequence[Incident],
-    acknowledged: Set[str],
-) -> None:
-    """Settle which of *gone* were lost, and compare their number with what was *told*."""
-    missing = {entry.identity for incident in told for entry in incident.lost_of(gone)}
-    found.lost |= missing
-    count = sum(incident.lost for incident in told)
-    is_exact = all(incident.is_exact for incident in told)
-    found.exact += sum(incident.is_exact for incident in told)
-    found.at_least += sum(not incident.is_exact for incident in told)
-    fewest = len(missing & acknowledged) if is_exact else 0
-    if not fewest <= count <= len(missing):
-        how = "exactly" if is_exact else "at least"
-        found.differences.append(
-            f"{where}: {how} {count} are said to be lost, and {len(missing)} are,"
-            f" {len(missing & acknowledged)} of them acknowledged: {list(told)}"
+class _Case:
+    """What one shard lost in one rewind, and what moonwake says of it."""
+
+    def __init__(
+        self,
+        rewind: Rewind,
+        shard: int,
+        told: Sequence[Incident],
+        acknowledged: Set[str],
+        were_steady: Callable[[Rewind, int], bool],
+    ) -> None:
+        gone, first = rewind.gone(shard), rewind.foreign_first(shard)
+        self.told = rewind.counted_by(told)
+        self.missing = {entry.identity for each in self.told for entry in each.lost_of(gone)}
+        self.passed_over = {entry.identity for entry in rewind.passed_over(shard, told)}
+        self.count = sum(incident.lost for incident in self.told)
+        self.is_exact = all(incident.is_exact for incident in self.told)
+        self.acknowledged = len(self.missing & acknowledged)
+        until_ms = max((incident.at_ms for incident in self.told), default=0)
+        self.is_steady = bool(self.told) and were_steady(rewind, until_ms + _TESTIFIED_WITHIN_MS)
+        self.must_be_exact = self.is_steady and not rewind.has_foreign(shard)
+        #: Of those nobody can say whether the old stream had them: they may hide others.
+        self.unclear = len(first)
+
+    @property
+    def fewest(self) -> int:
+        """The least that the count may be; it may never be more than is missing."""
+        if self.is_exact:
+            return self.acknowledged
+        return max(self.acknowledged - self.unclear, 0) if self.is_steady else 0
+
+    def __str__(self) -> str:
+        how = "exactly" if self.is_exact else "at least"
+        seen = ", every front saw it" if self.is_steady else ""
+        return (
+            f"{how} {self.count} are said to be lost, and {len(self.missing)} are,"
+            f" {self.acknowledged} of them acknowledged{seen}: {self.told}"
         )
 
 

@@ -17,6 +17,7 @@ from shared.connections import Pool, redis_errors
 from shared.streams import EntryId, stream_info
 from tests.faults.accounts import Account, accounts, incidents, letters
 from tests.faults.histories import History, Outcome
+from tests.faults.lifetimes import Lifetimes
 from tests.faults.losses import Losses, applied_in_order, doubled, losses_of
 from tests.faults.orders import out_of_order
 from tests.faults.site import Site
@@ -46,7 +47,11 @@ class Reckoning:
 
 
 async def reckon(
-    site: Site, pool: Pool, users: Sequence[History], strangers: Sequence[History]
+    site: Site,
+    pool: Pool,
+    users: Sequence[History],
+    strangers: Sequence[History],
+    lifetimes: Lifetimes,
 ) -> Reckoning:
     """Compare everything; the site is healed, drained and without load. *pool* goes directly.
 
@@ -55,7 +60,7 @@ async def reckon(
     await aggregate(pool, site.settings)
     await site.tap.catch_up()
     acknowledged = acknowledged_by(users)
-    losses = losses_of(site.rewinds, await incidents(pool), acknowledged)
+    losses = losses_of(site.rewinds, await incidents(pool), acknowledged, lifetimes.were_steady)
     applied = [applied_in_order(tapes, losses.lost) for tapes in site.tap.tapes]
     reckoning = Reckoning(applied=sum(map(len, applied)), losses=losses)
     reckoning.add("loss", losses.differences)

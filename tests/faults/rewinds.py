@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
-from shared.streams import EntryId
+from shared.streams import BEGINNING, EntryId
 from tests.faults.tap import Entry, Tap, Tape
 
 
@@ -23,6 +25,8 @@ class Incident:
     before: EntryId
     #: When it was detected, by MySQL's clock.
     at_ms: int = 0
+    #: Where reading went on.
+    position: EntryId = BEGINNING
 
     def lost_of(self, gone: Sequence[Entry]) -> Sequence[Entry]:
         """Those of *gone*, which are in order, that it says were never applied.
@@ -44,6 +48,8 @@ class Rewind:
         self.shards = list(shards)
         #: The last moment at which nothing was gone yet, by the machine's clock.
         self.whole_at_ms = 0
+        #: When the streams were to be reached again.
+        self.over_at_ms = 0
         #: Shards on which the workers have not gone on yet.
         self.open = set(shards)
         #: shard -> ids of the incidents that were written because of it.
@@ -56,6 +62,7 @@ class Rewind:
     def begin(self, tap: Tap) -> None:
         """The new tapes have begun."""
         self.whole_at_ms = tap.whole_at_ms
+        self.over_at_ms = time.time_ns() // 1_000_000
         for shard in self.shards:
             before, now = tap.tapes[shard][-2:]
             self._tapes[shard] = before, now
@@ -75,6 +82,30 @@ class Rewind:
         before, now = self._tapes[shard]
         there = {entry.identity for entry in now.entries}
         return [entry for entry in before.entries if entry.identity not in there]
+
+    def foreign_first(self, shard: int) -> list[Entry]:
+        """What other producers added to the new stream before any front did.
+
+        Without a stamp, an id that the old stream had reached is all there is to go by:
+        they may be taken for old, and even be passed over.
+        """
+        before, now = self._tapes[shard]
+        there = {entry.identity for entry in before.entries}
+        new = [entry for entry in now.entries if entry.identity not in there]
+        return list(takewhile(lambda entry: entry.is_foreign, new))
+
+    def passed_over(self, shard: int, told: Sequence[Incident]) -> list[Entry]:
+        """Those of `foreign_first` that were, as the first of *told* after it says."""
+        later = [incident for incident in told if incident.at_ms >= self.whole_at_ms]
+        return [
+            entry
+            for entry in self.foreign_first(shard)
+            if later and entry.id <= later[0].position and later[0].cause != "trimmed"
+        ]
+
+    def has_foreign(self, shard: int) -> bool:
+        """Whether the old stream or the new one has entries of other producers."""
+        return any(entry.is_foreign for tape in self._tapes[shard] for entry in tape.entries)
 
     def see(self, positions: Mapping[int, EntryId]) -> None:
         """*positions* are the committed checkpoints: those among new entries went on."""

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from shared.connections import Pool, open_mysql, redis_errors
 from shared.errors import StoreDown, Transient
-from shared.streams import stream_info
+from shared.keys import testimonies_of
+from shared.streams import now_ms_of, stream_info
 from tests.faults.accounts import accounts
 from tests.faults.fault import Fault
 from tests.faults.injector import Injector
+from tests.faults.lifetimes import Lifetimes
 from tests.faults.load import Load
 from tests.faults.plan import plan
 from tests.faults.reckoning import reckon
@@ -29,6 +31,8 @@ from tests.waiting import until
 
 #: After the last fault: workers look after dead jobs, leases and time-outs by themselves.
 _DRAINED_WITHIN_S = 180.0
+#: A front looks at each stream and testifies several times a second.
+_TESTIFIES_WITHIN_MS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,8 @@ class Result:
     differences: list[str] = field(default_factory=list)
     #: Answers and reads by what they were; incidents by what they claim.
     counts: Counter[str] = field(default_factory=Counter)
-    #: (name, how it ended) of processes that ended though nobody asked them to.
-    ended: list[tuple[str, int | None]] = field(default_factory=list)
+    #: Fronts that did not start because they found no Redis.
+    refused_starts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +104,16 @@ class _Run:
         self._injector = Injector(site, options.kinds, options.seed)
         self._supervisor = Supervisor(site)
         self._clerk = Clerk(site, pool)
+        self._lifetimes = Lifetimes(site)
 
     async def carry_out(self) -> Result:
-        looks = (self._supervisor.look, self._clerk.look, self._site.tap.catch_up, self._tell)
+        looks = (
+            self._supervisor.look,
+            self._lifetimes.look,
+            self._clerk.look,
+            self._site.tap.catch_up,
+            self._tell,
+        )
         failed: list[str] = []
         async with watching(*looks):
             await self._strike()
@@ -120,7 +131,7 @@ class _Run:
         options = self._options
         planned = plan(options.seed, options.duration_s, list(options.kinds), options.every_s)
         loading = asyncio.create_task(self._load.run(options.clients, options.pace_s))
-        adding = asyncio.create_task(self._add_strangers())
+        adding = asyncio.create_task(self._strangers.run())
         striking = asyncio.create_task(self._injector.run(planned, options.duration_s))
         try:
             done, _ = await asyncio.wait((loading, striking), return_when=asyncio.FIRST_COMPLETED)
@@ -133,19 +144,28 @@ class _Run:
             self._strangers.stop()
             await asyncio.gather(loading, adding)
 
-    async def _add_strangers(self) -> None:
-        # Their entries have no stamp: after a rewind nobody can say which master took them.
-        if not any(kind.loses_redis_data for kind in self._options.kinds.values()):
-            await self._strangers.run()
-
     async def _settle(self) -> None:
-        """Return when everything runs and everything added is in MySQL."""
+        """Return when everything runs, everything added is in MySQL and every front was heard."""
         site = self._site
         site.redis.proxy.heal()
         site.mysql.proxy.heal()
         await until_fronts_answer(site)
+        await self._until_fronts_testified()
         await until(self._is_drained, "everything is drained", timeout_s=_DRAINED_WITHIN_S)
         await self._clerk.look()
+
+    async def _until_fronts_testified(self) -> None:
+        """Return when every front looked at the streams and said what it saw, if it is late."""
+        since_ms = now_ms_of(await self._site.redis.master.command("TIME"))
+
+        async def have_all() -> bool:
+            with suppress(StoreDown):
+                told = await self._site.redis.master.command("HVALS", self._site.keys.fronts)
+                late = [ms for ms in map(int, told) if ms < since_ms + _TESTIFIES_WITHIN_MS]
+                return len(told) - len(late) >= len(self._site.fronts)
+            return False
+
+        await until(have_all, "every front says that it lives")
 
     async def _is_drained(self) -> bool:
         with suppress(StoreDown, Transient):
@@ -153,9 +173,13 @@ class _Run:
             async with self._site.redis.direct() as redis:
                 for shard in range(self._site.settings.shards):
                     with redis_errors():
-                        about = await redis.xinfo_stream(self._site.keys.stream(STREAM, shard))
+                        key = self._site.keys.stream(STREAM, shard)
+                        about = await redis.xinfo_stream(key)
+                        unheard = await redis.exists(testimonies_of(key))
                     account = found.get(shard)
-                    if not account or account.base + stream_info(about).added != account.ordinal:
+                    if unheard or not account:
+                        return False
+                    if account.base + stream_info(about).added != account.ordinal:
                         return False
             return True
         return False
@@ -163,14 +187,17 @@ class _Run:
     async def _result(self, failed: list[str]) -> Result:
         histories = self._load.histories
         strangers = self._strangers.histories
-        reckoning = await reckon(self._site, self._pool, histories, strangers)
+        reckoning = await reckon(self._site, self._pool, histories, strangers, self._lifetimes)
         reckoning.add("fault", self._injector.failed)
         reckoning.add("the end", failed)
+        reckoning.add("ended by itself", self._supervisor.unasked)
         reckoning.add("stale read", self._load.stale)
         reckoning.add("last read", await self._views(reckoning.losses.lost))
         counts = self._load.counts
         counts["incidents, exactly"] = reckoning.losses.exact
         counts["incidents, at least"] = reckoning.losses.at_least
+        counts["losses that every front saw"] = reckoning.losses.witnessed
+        counts["of other producers, passed over"] = reckoning.losses.passed_over
         return Result(
             injected=self._injector.injected,
             refused=self._injector.refused,
@@ -179,7 +206,7 @@ class _Run:
             lost=len(reckoning.losses.lost),
             differences=reckoning.differences,
             counts=counts,
-            ended=self._supervisor.ended,
+            refused_starts=self._supervisor.refused_starts,
         )
 
     async def _views(self, lost: Set[str]) -> list[str]:

@@ -36,6 +36,8 @@ class Entry:
     id: EntryId
     identity: str
     body: bytes
+    #: Another producer's: it carries no stamp.
+    is_foreign: bool = False
 
 
 @dataclass(slots=True)
@@ -51,7 +53,8 @@ class Tape:
     def add(self, page: Sequence[RawEntry]) -> None:
         for identity, fields in page:
             body = fields[1]
-            self.entries.append(Entry(entry_id(identity), identity_of(orjson.loads(body)), body))
+            name = identity_of(orjson.loads(body))
+            self.entries.append(Entry(entry_id(identity), name, body, b"i" not in fields[::2]))
 
 
 class Tap:

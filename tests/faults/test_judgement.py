@@ -20,26 +20,41 @@ from tests.faults.tap import Entry, Tap, Tape
 # --- losses ------------------------------------------------------------------------
 
 
-def entries(*numbers: int) -> list[Entry]:
+def entries(*numbers: int, foreign: bool = False) -> list[Entry]:
     """Entries n1, n2, ... whose ids are their numbers."""
-    return [Entry(EntryId(number, 0), f"n{number}", b"") for number in numbers]
+    return [Entry(EntryId(number, 0), f"n{number}", b"", foreign) for number in numbers]
 
 
-def incident(lost: int, after: int, *, cause: str = "recreated", exact: bool = True) -> Incident:
-    return Incident(1, 0, 1, cause, lost, exact, EntryId(after, 0), EntryId(99, 0))
+def incident(
+    lost: int, after: int, *, cause: str = "recreated", exact: bool = True, position: int = 0
+) -> Incident:
+    ids = EntryId(after, 0), EntryId(99, 0)
+    return Incident(1, 0, 1, cause, lost, exact, *ids, position=EntryId(position, 0))
 
 
 def judged(
-    before: Sequence[int], after: Sequence[int], told: Incident | None, acknowledged: set[str]
+    before: Sequence[int | Entry],
+    after: Sequence[int | Entry],
+    told: Incident | None,
+    acknowledged: set[str],
+    *,
+    steady: bool = False,
 ) -> Losses:
-    """The judgement on a shard that held *before*, then *after*, of which *told* speaks."""
+    """The judgement on a shard that held *before*, then *after*, of which *told* speaks.
+
+    *steady*: every front saw it.
+    """
     tap = Tap(Keys("t:"), 1, lambda: pytest.fail("nothing is read here"))
-    tap.tapes[0] = [Tape(entries(*before)), Tape(entries(*after))]
+    tap.tapes[0] = [Tape(_entries(before)), Tape(_entries(after))]
     rewind = Rewind([0])
     rewind.begin(tap)
     if told is not None:
         rewind.incidents[0].add(told.id)
-    return losses_of([rewind], [told] if told else [], acknowledged)
+    return losses_of([rewind], [told] if told else [], acknowledged, lambda *_: steady)
+
+
+def _entries(given: Sequence[int | Entry]) -> list[Entry]:
+    return [each if isinstance(each, Entry) else entries(each)[0] for each in given]
 
 
 def test_a_loss_that_is_counted_right_is_no_difference() -> None:
@@ -84,6 +99,42 @@ def test_of_what_a_stranger_took_out_the_first_may_have_been_read_before() -> No
 
     assert {"n2", "n3"} == found.lost
     assert [] == found.differences
+
+
+@pytest.mark.parametrize(("count", "exact"), [(0, False), (1, False), (2, False), (1, True)])
+def test_what_every_front_saw_is_counted_exactly(count: int, *, exact: bool) -> None:
+    """Where no other producer writes, nothing less than 'exactly 2' will do."""
+    told = incident(count, after=2, exact=exact)
+
+    assert 1 == len(judged([1, 2, 3, 4], [5], told, {"n3", "n4"}, steady=True).differences)
+
+
+def test_a_front_that_ended_may_leave_any_lower_count() -> None:
+    """Nobody knows what it had seen."""
+    for count in range(3):
+        told = incident(count, after=2, exact=False)
+        assert [] == judged([1, 2, 3, 4], [5], told, {"n3", "n4"}).differences
+
+
+@pytest.mark.parametrize(("count", "differences"), [(0, 1), (1, 0), (2, 0), (3, 1)])
+def test_the_first_of_other_producers_may_hide_as_many_losses(count: int, differences: int) -> None:
+    """They carry no stamp: each may have been there before, for all that anybody knows."""
+    told = incident(count, after=2, exact=False)
+    after: list[int | Entry] = [*entries(3, foreign=True), 5, *entries(6, foreign=True)]
+    before: list[int | Entry] = [1, 2, Entry(EntryId(3, 0), "m3", b""), 4]
+
+    found = judged(before, after, told, {"m3", "n4"}, steady=True)
+
+    assert differences == len(found.differences)
+
+
+def test_only_an_entry_of_another_producer_may_be_passed_over() -> None:
+    """Its id is below the position that the old stream had reached; a front's has a stamp."""
+    told = incident(0, after=4, position=3)
+
+    assert {"n2"} == judged([4], entries(2, foreign=True), told, set()).lost
+    assert set() == judged([4], entries(2), told, set()).lost
+    assert set() == judged([4], entries(5, foreign=True), told, set()).lost
 
 
 def test_an_entry_that_two_masters_hold_is_applied_once_and_in_order() -> None:

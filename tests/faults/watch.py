@@ -49,8 +49,9 @@ class Supervisor:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._ended_at_s: dict[str, float] = {}
-        #: (name, how it ended) of what ended though nobody asked it to.
-        self.ended: list[tuple[str, int | None]] = []
+        #: What ended though nobody asked it to.
+        self.unasked: list[str] = []
+        self.refused_starts = 0
 
     async def look(self) -> None:
         """Start whatever has been down for a while."""
@@ -61,8 +62,11 @@ class Supervisor:
     def _see_dead(self, process: Process) -> None:
         if process.name not in self._ended_at_s:
             self._ended_at_s[process.name] = time.monotonic()
-            self.ended.append((process.name, process.exit_status))
             self._site.note(f"{process.name} ended {process.exit_status}:\n{process.tail(5)}")
+            if _is_refused_start(process):
+                self.refused_starts += 1
+            else:
+                self.unasked.append(f"{process.name} with status {process.exit_status}")
         elif time.monotonic() - self._ended_at_s[process.name] > _BACKOFF_S:
             del self._ended_at_s[process.name]
             process.launch()
@@ -91,3 +95,12 @@ class Clerk:
             latest = [r for r in self._site.rewinds if incident.shard in r.shards]
             if latest:
                 latest[-1].incidents[incident.shard].add(incident.id)
+
+
+def _is_refused_start(process: Process) -> bool:
+    """Whether it is a front that found no Redis, said so and left it to us to try again.
+
+    A front needs Redis to start, and nothing else (a worker waits for both stores).
+    """
+    told = process.tail(5)
+    return process.exit_status == 3 and "Application startup failed" in told and "Redis: " in told
