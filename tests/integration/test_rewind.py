@@ -554,6 +554,38 @@ async def test_a_failover_to_a_replica_that_missed_a_flush_applies_nothing_twice
     assert ("master_changed", 0) == (cause, lost)
 
 
+async def test_an_entry_that_comes_back_makes_nothing_count_twice(site: Site) -> None:
+    """
+    It was lost and counted; what was appended after it is applied long since.
+    """
+    await site.plays(2)
+    [*_, (lost_id, lost)] = await site.deps.redis.xrange(site.stream)
+    await site.drain_one_batch(1)
+    await site.deps.redis.xdel(site.stream, lost_id)
+    await promote(site.deps.redis)
+    await site.notice()
+    await site.drain()
+    await site.plays(5, "bob")
+    await site.drain()
+    entries = await site.deps.redis.xrange(site.stream)
+    await site.deps.redis.delete(site.stream)
+    for identity, fields in sorted(
+        [*entries, (lost_id, lost)], key=lambda entry: entry_id(entry[0])
+    ):
+        given = dict(zip(fields[::2], fields[1::2], strict=True))
+        await site.deps.redis.xadd(site.stream, given, id=identity)
+    before = await site.books()
+
+    await site.drain()
+    await site.plays(1, "cat")
+    await site.drain()
+
+    assert 6 + 1 == await site.counted_plays()
+    ordinal, applied, _, gone = await site.books()
+    assert (before[1] + 1, before[3]) == (applied, gone)
+    assert ordinal == before[0] + 1
+
+
 async def test_a_loss_among_entries_of_other_producers_is_at_least_counted(site: Site) -> None:
     """
     Fronts cannot witness what others add.

@@ -274,16 +274,14 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation("read and counted at two moments", _replace(batches, "read_chunk", _read_apart)),
     Mutation("rewinds are not looked for", _replace(rewind, "reconcile", _never_in_doubt)),
     Mutation(
-        "a new master is not noticed",
-        _replace(rewind, "_cause", _same_master),
-        among="failover",
-    ),
-    Mutation(
         "reading on from another master",
         _replace(BatchReader, "_read", _deaf),
         among="failover",
     ),
     Mutation("a restored MySQL is not noticed", _replace(rewind, "_is_ahead", _restore_unseen)),
+    # Fronts testify, and the stream falls short: it is counted all the same, only later and
+    # not exactly.
+    Mutation("a new master is not noticed", _replace(rewind, "_cause", _same_master), False),
     # An append goes on above the ids that were seen before: these two stand behind that.
     Mutation("trimming for a former master", _script("trim", _trim_anyway), False, "failover"),
     Mutation(
