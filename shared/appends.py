@@ -16,7 +16,7 @@ from typing import Any
 from redis.asyncio import Connection, Redis
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
-from shared.connections import exchange
+from shared.connections import exchange, is_reset, redis_errors
 from shared.durability import IN_MEMORY, MEMORY, proven
 from shared.errors import AckUnmet, AppendRefused, StoreDown
 from shared.keys import Keys
@@ -109,12 +109,13 @@ class AppendConnection:
 
     async def _opened(self) -> Connection:
         try:
-            return await self._open()
+            with redis_errors():
+                return await self._open()
         except AckUnmet:
             self._is_unmet = True
             raise
-        except (RedisError, OSError, TimeoutError, StoreDown) as error:
-            raise AppendRefused(f"Redis: {error!r}") from error
+        except StoreDown as error:
+            raise AppendRefused(str(error)) from error
 
     async def _open(self) -> Connection:
         connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
@@ -152,7 +153,7 @@ class AppendConnection:
         except BaseException as error:
             # A reply may be left on the socket: this connection is never used again.
             await self.close()
-            if not isinstance(error, RedisError | OSError | TimeoutError):
+            if not isinstance(error, RedisError | OSError | TimeoutError) and not is_reset(error):
                 raise
             await self._until(not_after_ms)
             raise AppendRefused(f"Redis did not answer in time: {error!r}") from error

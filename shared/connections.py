@@ -151,7 +151,8 @@ async def open_mysql(
         await pool.wait_closed()
 
 
-_CLOSED = ("Transport does not expose socket", "unable to perform operation on <TCPTransport")
+#: What asyncmy and uvloop say, as a RuntimeError, of a connection that is reset at once.
+_RESET = ("Transport does not expose socket", "unable to perform operation on <")
 
 
 @asynccontextmanager
@@ -214,8 +215,7 @@ def mysql_errors() -> Iterator[None]:
     except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
         raise Transient(f"MySQL connection: {error!r}") from error
     except RuntimeError as error:
-        # asyncmy and uvloop have no better word for a connection that is reset at once.
-        if not str(error).startswith(_CLOSED):
+        if not is_reset(error):
             raise
         raise Transient(f"MySQL connection: {error!r}") from error
 
@@ -227,6 +227,15 @@ def redis_errors() -> Iterator[None]:
         yield
     except (RedisError, OSError, TimeoutError) as error:
         raise StoreDown(f"Redis: {error!r}") from error
+    except RuntimeError as error:
+        if not is_reset(error):
+            raise
+        raise StoreDown(f"Redis: {error!r}") from error
+
+
+def is_reset(error: BaseException) -> bool:
+    """Does *error* say that a connection was reset before it could be used?"""
+    return isinstance(error, RuntimeError) and str(error).startswith(_RESET)
 
 
 def dialect_of(cursor: Cursor) -> Dialect:

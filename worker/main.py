@@ -20,7 +20,6 @@ from arq import Worker, cron
 from arq.connections import ArqRedis, RedisSettings
 from arq.worker import func
 from redis.asyncio import ConnectionPool
-from redis.exceptions import RedisError
 
 import schema
 from shared import instance
@@ -46,8 +45,6 @@ _DRAIN_TIMEOUT_S = SLICE_S + 15
 #: would hide the others.
 _QUEUE_READ_MAX = 1_000
 _AGGREGATE_TIMEOUT_S = 240
-#: What arq raises when its Redis is away.
-_AWAY = (RedisError, OSError, TimeoutError)
 #: A store that takes connections and says nothing for this long is down.
 _CHECK_TIMEOUT_S = 5.0
 
@@ -153,9 +150,10 @@ class WorkerProcess:
         while not self._stopping.is_set():
             worker = build()
             try:
-                await worker.async_run()
-            except _AWAY as error:
-                log.warning("arq_stopped", error=repr(error))
+                with redis_errors():
+                    await worker.async_run()
+            except StoreDown as error:
+                log.warning("arq_stopped", error=str(error))
             except asyncio.CancelledError:
                 if self._stopping.is_set():
                     raise
@@ -196,7 +194,7 @@ async def _close(worker: Worker) -> None:
     closing = asyncio.ensure_future(worker.close())
     await asyncio.wait([closing])
     if not closing.cancelled():
-        with suppress(*_AWAY):
+        with suppress(StoreDown), redis_errors():
             closing.result()
 
 
