@@ -35,6 +35,6 @@ CREATE TABLE incidents (
 -- `floor_ms`: entries are dated at least this (a new master's clock may be behind).
 -- `again_through_id`: entries up to this one were applied before this database was restored.
 ALTER TABLE stream_checkpoints
-    ADD COLUMN stamps VARCHAR(1000) NOT NULL DEFAULT '' AFTER replid,
+    ADD COLUMN stamps VARCHAR(4000) NOT NULL DEFAULT '' AFTER replid,
     ADD COLUMN floor_ms BIGINT UNSIGNED NOT NULL DEFAULT 0 AFTER last_seq,
     ADD COLUMN again_through_id VARCHAR(41) NOT NULL DEFAULT '0-0' AFTER floor_ms;

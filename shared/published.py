@@ -7,7 +7,7 @@ The row in MySQL is the truth; whoever commits publishes it afterwards (protocol
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -23,9 +23,8 @@ _FIELDS_PER_CALL = 1_000
 _USERS_PER_CALL = 100
 #: Nobody waits for housekeeping: it leaves room for those that others wait for.
 _BETWEEN_CALLS_S = 0.002
-#: Stamps that a checkpoint remembers. Entries and overlay fields of older incarnations
-#: are settled long since.
-STAMPS_MAX = 16
+#: Stamps that a checkpoint remembers: the latest ones, and those that the stream retains.
+STAMPS_KEPT, STAMPS_MAX = 16, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +74,15 @@ class Checkpoint:
         kept = [(stamp, last) for stamp, last in self.stamps if stamp not in through]
         return replace(self, stamps=tuple([*kept, *through.items()][-STAMPS_MAX:]))
 
-    def knowing(self, stamps: Iterable[str]) -> Checkpoint:
-        """The same, aware of these stamps, though none of their entries may be dealt with."""
-        known = dict(self.stamps)
-        new = sorted(stamp for stamp in stamps if stamp not in known)
-        return self.with_applied(dict.fromkeys(new, BEGINNING))
+    def knowing(self, retained: Collection[str]) -> Checkpoint:
+        """The same, aware of the stamps that are *retained*, though none of their entries may
+        be dealt with, and of no more old ones than it takes.
+        """
+        latest = self.stamps[-STAMPS_KEPT:]
+        kept = [each for each in self.stamps if each in latest or each[0] in retained]
+        known = {stamp for stamp, _ in kept}
+        kept += [(stamp, BEGINNING) for stamp in sorted(set(retained) - known)]
+        return replace(self, stamps=tuple(kept[-STAMPS_MAX:]))
 
     def is_settled(self, at: EntryId, stamp: str | None) -> bool:
         """Was the entry *at*, of the stream with *stamp*, dealt with?

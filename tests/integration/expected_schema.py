@@ -272,7 +272,7 @@ TABLES = {
         "shard smallint unsigned not null",
         "incarnation int unsigned not null default 1",
         "replid varchar(40) bin not null default",
-        "stamps varchar(1000) bin not null default",
+        "stamps varchar(4000) bin not null default",
         "last_ms bigint unsigned not null default 0",
         "last_seq bigint unsigned not null default 0",
         "floor_ms bigint unsigned not null default 0",

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from shared.appends import AppendConnection
 from shared.connections import Pool
-from shared.published import read_published
+from shared.published import STAMPS_KEPT, read_published
 from shared.settings import Settings
 from shared.streams import BEGINNING, RawEntry, entry_id, mark_stream, trim
 from shared.witness import Witness
@@ -584,6 +584,25 @@ async def test_an_entry_that_comes_back_makes_nothing_count_twice(site: Site) ->
     ordinal, applied, _, gone = await site.books()
     assert (before[1] + 1, before[3]) == (applied, gone)
     assert ordinal == before[0] + 1
+
+
+async def test_any_number_of_restarts_within_the_retention_applies_nothing_twice(
+    site: Site,
+) -> None:
+    """
+    Entries of every one of them are still there: each has its stamp, and all are known.
+    """
+    restarts = STAMPS_KEPT + 5
+    for number in range(restarts):
+        await site.plays(1, f"u{number}")
+        await site.drain()
+        await promote(site.deps.redis)
+
+    await site.drain()
+
+    assert restarts == await site.counted_plays()
+    committed = await checkpoints.load(site.deps.pool, STREAM, 0)
+    assert restarts == len([last for _, last in committed.stamps if last > BEGINNING])
 
 
 async def test_a_loss_among_entries_of_other_producers_is_at_least_counted(site: Site) -> None:

@@ -77,7 +77,7 @@ async def an_error_rolls_back(stores: Stores) -> list[Any]:
     for wrong in (
         replace(new, applied=-1),
         replace(new, replid="x" * 41),
-        replace(new, stamps=(("y" * 1_000, EntryId(1, 1)),)),
+        replace(new, stamps=(("y" * 4_000, EntryId(1, 1)),)),
         replace(new, base=-1),
     ):
 
