@@ -21,10 +21,11 @@ def chosen(names: str) -> dict[str, type[Fault]]:
     never do; among all it is left to fail, and to be reported.
     """
     kinds = known()
-    wanted = [name.strip() for name in names.split(",") if name.strip()] or list(kinds)
+    wanted = [name.strip() for name in names.split(",")] if names else list(kinds)
     if unknown := sorted(set(wanted) - set(kinds)):
         raise UnknownKind(
-            f"FAULTS: there is no fault called {', '.join(unknown)}; allowed: {', '.join(kinds)}"
+            f"FAULTS: there is no fault called {', '.join(map(repr, unknown))};"
+            f" allowed: {', '.join(kinds)}"
         )
     for name in wanted if names else ():
         try:

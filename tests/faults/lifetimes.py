@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 #: other faults shift by half a minute.
 _FRONTS_BEFORE_MS = 60_000
 #: Workers have gone on in the stream of a new master by then.
-_MASTER_BEFORE_MS = 20_000
+_MASTER_BEFORE_MS = 5_000
+#: A front that was frozen meanwhile has testified by then.
+_TESTIFIED_WITHIN_MS = 20_000
 #: A look now and then sees a change so much later.
 _SEEN_LATE_MS = 1_000
 
@@ -43,12 +45,16 @@ class Lifetimes:
         self._fronts = fronts
 
     def were_steady(self, rewind: Rewind, until_ms: int) -> bool:
-        """Whether every front lived from well before *rewind* to *until_ms*, and saw no other
-        master come than this rewind's: nothing keeps moonwake from counting exactly.
+        """Whether every front lived from well before *rewind* to well after *until_ms*, when
+        it was told, and saw no other master come than this rewind's: nothing keeps moonwake
+        from counting exactly.
         """
         lost_ms = rewind.whole_at_ms
         over_ms = rewind.over_at_ms + _SEEN_LATE_MS
-        fronts = any(lost_ms - _FRONTS_BEFORE_MS <= at <= until_ms for at in self._front_changes_ms)
+        fronts = any(
+            lost_ms - _FRONTS_BEFORE_MS <= at <= until_ms + _TESTIFIED_WITHIN_MS
+            for at in self._front_changes_ms
+        )
         masters = any(
             lost_ms - _MASTER_BEFORE_MS <= at <= lost_ms or over_ms < at <= until_ms
             for at in self._master_changes_ms

@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from tests.faults.rewinds import Incident, Rewind
 from tests.faults.tap import Entry, Tape
 
-#: A front that was frozen meanwhile has testified by then.
-_TESTIFIED_WITHIN_MS = 20_000
-
 
 @dataclass(slots=True)
 class Losses:
@@ -87,7 +84,7 @@ class _Case:
         self.is_exact = all(incident.is_exact for incident in self.told)
         self.acknowledged = len(self.missing & acknowledged)
         until_ms = max((incident.at_ms for incident in self.told), default=0)
-        self.is_steady = bool(self.told) and were_steady(rewind, until_ms + _TESTIFIED_WITHIN_MS)
+        self.is_steady = bool(self.told) and were_steady(rewind, until_ms)
         self.must_be_exact = self.is_steady and not rewind.has_foreign(shard)
         #: Of those nobody can say whether the old stream had them: they may hide others.
         self.unclear = len(first)
