@@ -86,7 +86,7 @@ def _read_clear(
         return None
     if op != b"c":
         overlay.damaged.append(CLEAR_FIELD)
-    elif published.is_settled(at, stamp.decode("latin-1")):
+    elif published.settles(at, stamp.decode("latin-1")):
         overlay.settled.append(CLEAR_FIELD)
     else:
         overlay.cleared = True
@@ -105,7 +105,7 @@ def _read_field(
         identity, stamp, op, *rest = value.split(b" ", 5)
         at = entry_id(identity)
         before_clear = cleared is not None and cleared[0] == stamp and at <= cleared[1]
-        if before_clear or published.is_settled(at, stamp.decode("latin-1")):
+        if before_clear or published.settles(at, stamp.decode("latin-1")):
             overlay.settled.append(name)
         elif op == b"d":
             overlay.deleted.add(name)

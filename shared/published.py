@@ -94,6 +94,14 @@ class Checkpoint:
         through = dict(self.stamps).get(stamp)
         return through is not None and at <= through
 
+    def settles(self, at: EntryId, stamp: str) -> bool:
+        """The same for an overlay field of the Redis that this is published in.
+
+        Where its stamp is not known it is an old one, long forgotten, or a new one: of
+        those append.lua gives every id above the published checkpoint.
+        """
+        return at <= dict(self.stamps).get(stamp, self.last)
+
 
 #: The columns of `stream_checkpoints` that `checkpoint_of` takes.
 CHECKPOINT_COLUMNS = (

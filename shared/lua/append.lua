@@ -28,7 +28,10 @@ local function is_pending(value)
   if not value then return false end
   local ms, seq, by = string.match(value, '^(%d+)-(%d+) (%w+) ')
   if not ms then return false end -- damaged: the entry must not fail for it
-  return not is_settled(ms, seq, by, known_stamps, published_ms, published_seq)
+  if is_settled(ms, seq, by, known_stamps, published_ms, published_seq) then return false end
+  if string.find(known_stamps, by .. '=', 1, true) then return true end
+  -- An old stamp, long forgotten, or a new one: its ids are above the published checkpoint.
+  return is_above(ms, seq, published_ms, published_seq)
 end
 
 -- How original_episodes of a save follows from what is pending before it:

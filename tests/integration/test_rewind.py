@@ -586,6 +586,23 @@ async def test_an_entry_that_comes_back_makes_nothing_count_twice(site: Site) ->
     assert ordinal == before[0] + 1
 
 
+async def test_a_strangers_entry_below_the_checkpoint_hides_no_new_one(site: Site) -> None:
+    """
+    By its id it may be applied; what stands before it is new by its stamp.
+    """
+    past = await RedisPast.of(site.deps.redis)
+    start_ms = await ahead(site, 30_000)
+    await add_with_ids(site, [f"{start_ms}-0"])
+    await site.drain()
+    await past.take_over()
+    await add_with_ids(site, [f"{await ahead(site, 0)}-0"], "cat")
+    await add_foreign(site.deps.settings, site.deps.redis, [("*", save("dan"))])
+
+    await site.drain()
+
+    assert ("cat",) in await rows(site.deps.pool, "SELECT username FROM play_records")
+
+
 async def test_any_number_of_restarts_within_the_retention_applies_nothing_twice(
     site: Site,
 ) -> None:

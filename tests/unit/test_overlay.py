@@ -52,6 +52,20 @@ def test_a_field_counts_only_above_the_published_checkpoint(
     assert counts == (overlay.settled == [])
 
 
+@pytest.mark.parametrize(
+    ("at", "counts"),
+    [("5-0 known", False), ("7-0 known", True), ("9-0 forgotten", False), ("9-2 new", True)],
+)
+def test_each_stream_is_settled_up_to_its_own_last_entry(at: str, counts: bool) -> None:
+    """Ids of one need not be greater than another's; an unknown one is new above the checkpoint."""
+    published = Checkpoint(last=EntryId(9, 1), stamps=(("known", EntryId(6, 0)),))
+    value = f"{at} s x 3 ".encode() + orjson.dumps({"title": "t"})
+
+    overlay = read_overlay({b"s+1": value}, published)
+
+    assert counts == (b"s+1" in overlay.saved)
+
+
 def test_a_save_goes_over_the_stored_record_and_a_delete_takes_it_away() -> None:
     """Only keys with a pending event change."""
     stored = {**STORED, b"s+2": {"title": "kept", "original_episodes": 1}}
