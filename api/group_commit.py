@@ -47,6 +47,7 @@ class GroupCommit:
         self._waiting: deque[Waiting] = deque()
         self._waiting_bytes = 0
         self._wake: asyncio.Future[None] | None = None
+        self._look: asyncio.TimerHandle | None = None
         self._stopping = False
         self._noted: AppendRefused | None = None
 
@@ -76,6 +77,8 @@ class GroupCommit:
             while self._waiting or await self._something_waits():
                 await self._send(self._take())
         finally:
+            if self._look is not None:
+                self._look.cancel()
             self._refuse_all()
             await self._connection.close()
 
@@ -91,8 +94,12 @@ class GroupCommit:
 
     async def _something_waits(self) -> bool:
         if not self._stopping:
-            self._wake = asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._wake], timeout=LOOK_S)
+            loop = asyncio.get_running_loop()
+            self._wake = loop.create_future()
+            # One timer for many groups: a time-out for each would cost more than it.
+            if self._look is None or self._look.when() <= loop.time():
+                self._look = loop.call_later(LOOK_S, self._rouse)
+            await self._wake
         return bool(self._waiting) or not self._stopping
 
     def _take(self) -> list[Waiting]:
