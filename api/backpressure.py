@@ -13,7 +13,7 @@ import asyncio
 import structlog
 from redis.asyncio import Redis
 
-from shared.connections import redis_errors
+from shared.connections import redis_errors, sound
 from shared.errors import Closed, StoreDown
 from shared.keys import Keys
 from shared.published import published_of
@@ -69,9 +69,7 @@ class Backpressure:
                 replies = await pipe.execute(raise_on_error=False)
         for shard in shards:
             about, published, flagged = replies[3 * shard : 3 * shard + 3]
-            if isinstance(published, Exception):
-                raise StoreDown(f"Redis: {published}") from published
-            lag = lag_of(stream_info(about), published_of(published))
+            lag = lag_of(stream_info(about), published_of(sound(published)))
             await self._judge(shard, lag, flagged=flagged == 1)
 
     async def _judge(self, shard: int, lag: int | None, *, flagged: bool) -> None:

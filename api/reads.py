@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 
 from api.gate import Visitor
 from api.queries import patiently
-from shared.connections import redis_errors
+from shared.connections import redis_errors, sound
 from shared.errors import StoreDown
 from shared.keys import MARKER_FIELD, Keys, UserKeys
 from shared.overlay import Overlay, merge, read_overlay
@@ -85,13 +85,10 @@ class Reads:
                 pipe.hgetall(user.cached)
                 taken_at_s = time.monotonic()
                 version, pending, published, cached = await pipe.execute(raise_on_error=False)
-        for reply in (version, published):
-            if isinstance(reply, Exception):
-                raise StoreDown(f"Redis: {reply}") from reply
         return Snapshot(
-            version=version or b"",
+            version=sound(version) or b"",
             pending=_hash(user.pending, pending),
-            published=published_of(published) or Checkpoint(incarnation=0),
+            published=published_of(sound(published)) or Checkpoint(incarnation=0),
             cached=_hash(user.cached, cached),
             taken_at_s=taken_at_s,
         )

@@ -220,6 +220,13 @@ def mysql_errors() -> Iterator[None]:
         raise Transient(f"MySQL connection: {error!r}") from error
 
 
+def sound(reply: Any) -> Any:
+    """*reply*, one of a pipeline's. Raises `StoreDown` if it is an error."""
+    if isinstance(reply, Exception):
+        raise StoreDown(f"Redis: {reply}") from reply
+    return reply
+
+
 @contextmanager
 def redis_errors() -> Iterator[None]:
     """Raise `StoreDown` for whatever keeps Redis from answering."""

@@ -13,8 +13,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from shared.connections import Pool, reading, redis_errors
-from shared.errors import StoreDown
+from shared.connections import Pool, reading, redis_errors, sound
 from shared.keys import Keys
 from shared.published import (
     CHECKPOINT_COLUMNS,
@@ -152,8 +151,7 @@ async def _snapshot(
             pipe.get(keys.lease(stream, shard))
             replies = await pipe.execute(raise_on_error=False)
     about, time, *others = replies
-    _refuse_errors(others)
-    published, page, closed, lease = others
+    published, page, closed, lease = map(sound, others)
     now_ms, info, checkpoint = now_ms_of(time), stream_info(about), published_of(published)
     status = ShardStatus(
         shard=shard,
@@ -168,12 +166,6 @@ async def _snapshot(
         work=_work_of(published),
     )
     return status, page
-
-
-def _refuse_errors(replies: Sequence[Any]) -> None:
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise StoreDown(f"Redis: {reply}") from reply
 
 
 async def _count(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from shared.connections import redis_errors
+from shared.connections import redis_errors, sound
 from shared.errors import StoreDown
 from shared.keys import Keys, UserKeys, testimonies_of
 
@@ -126,9 +126,7 @@ async def read_range(
 
 
 def _entries_of(reply: Any) -> Sequence[RawEntry]:
-    if isinstance(reply, Exception):
-        raise StoreDown(f"Redis: {reply}") from reply
-    if not reply:
+    if not sound(reply):
         return ()
     [(_, entries)] = reply
     return entries  # type: ignore[no-any-return]
@@ -138,9 +136,7 @@ def stream_info(reply: Any) -> StreamInfo:
     """XINFO STREAM's reply; a stream that does not exist has no entries."""
     if isinstance(reply, ResponseError) and "no such key" in str(reply):
         return StreamInfo()
-    if isinstance(reply, Exception):
-        raise StoreDown(f"Redis: {reply}") from reply
-    if "entries-added" not in reply:
+    if "entries-added" not in sound(reply):
         raise StoreDown("this server's XINFO STREAM has no entries-added: Redis 7.0+ is needed")
     first = reply["first-entry"]
     return StreamInfo(
@@ -158,9 +154,7 @@ def stamp_of(replication: Any, groups: Any) -> str:
     another one (shared/lua/stamp.lua). Raises `StoreDown` for a replica: what it holds may
     be older than what was acknowledged.
     """
-    if isinstance(replication, Exception):
-        raise StoreDown(f"Redis: {replication}") from replication
-    if replication.get("role") != "master":
+    if sound(replication).get("role") != "master":
         raise StoreDown("this Redis is a replica now")
     names = [] if isinstance(groups, Exception) else [group["name"] for group in groups]
     marks = [name[len(_MARK) :].decode() for name in names if name.startswith(_MARK)]
@@ -188,9 +182,7 @@ async def mark_stream(redis: Redis, stream: str) -> str:
 
 def now_ms_of(reply: Any) -> int:
     """TIME's reply in milliseconds."""
-    if isinstance(reply, Exception):
-        raise StoreDown(f"Redis: {reply}") from reply
-    seconds, microseconds = reply
+    seconds, microseconds = sound(reply)
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 

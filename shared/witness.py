@@ -19,7 +19,7 @@ import orjson
 import structlog
 from redis.asyncio import Redis
 
-from shared.connections import redis_errors
+from shared.connections import redis_errors, sound
 from shared.errors import StoreDown
 from shared.keys import Keys, testimonies_of
 from shared.streams import BEGINNING, EntryId, entry_id, now_ms_of
@@ -170,9 +170,7 @@ def _has_lost(before: Sighting, seen: Sighting, appended: int) -> bool:
 
 def testimonies_in(told: Any) -> list[Testimony]:
     """The testimonies in HGETALL's reply. Raises `StoreDown` if it is an error."""
-    if isinstance(told, Exception):
-        raise StoreDown(f"Redis: {told}") from told
-    return [_from_json(name.decode(errors="replace"), text) for name, text in told.items()]
+    return [_from_json(name.decode(errors="replace"), text) for name, text in sound(told).items()]
 
 
 async def forget_testimonies(redis: Redis, stream: str, heard: Iterable[Testimony]) -> None:

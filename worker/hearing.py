@@ -68,13 +68,9 @@ class Hearing:
         return max((each.sighting.last for each in self.told), default=BEGINNING)
 
     @property
-    def stamps(self) -> set[str]:
-        """The runs of Redis that they saw: one, but before the first batch."""
-        return {each.sighting.stamp for each in self.told}
-
-    @property
     def stamp(self) -> str:
-        return min(self.stamps, default="")
+        """Of the stream that they saw: one, but before the first batch; empty if nobody did."""
+        return min((each.sighting.stamp for each in self.told), default="")
 
     @property
     def heard(self) -> frozenset[str]:

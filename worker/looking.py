@@ -8,8 +8,7 @@ from typing import Any
 
 import orjson
 
-from shared.connections import redis_errors
-from shared.errors import StoreDown
+from shared.connections import redis_errors, sound
 from shared.keys import Keys, testimonies_of
 from shared.published import Checkpoint, published_of
 from shared.streams import StreamInfo, now_ms_of, stamp_of, stream_info
@@ -84,7 +83,7 @@ async def look(deps: Deps, shards: Sequence[Shard], leased: Collection[Shard]) -
             if freed:
                 _ask(pipe, keys, freed)
                 states |= _states(freed, replication, await pipe.execute(raise_on_error=False))
-    reports = {name.decode(): orjson.loads(about) for name, about in _sound(workers).items()}
+    reports = {name.decode(): orjson.loads(about) for name, about in sound(workers).items()}
     return View(now_ms_of(now), reports, set(known).difference(freed), states)
 
 
@@ -105,9 +104,9 @@ def _states(
     return {
         shard: ShardState(
             info=stream_info(about),
-            published=published_of(_sound(published)),
+            published=published_of(sound(published)),
             visited_ms=int(published.get(b"visited_ms", 0)),
-            leased=bool(_sound(leased)),
+            leased=bool(sound(leased)),
             stopped=bool(stopped),
             disputed=bool(disputed),
             stamp=stamp_of(replication, groups),
@@ -116,9 +115,3 @@ def _states(
             shards, told, strict=True
         )
     }
-
-
-def _sound(reply: Any) -> Any:
-    if isinstance(reply, Exception):
-        raise StoreDown(f"Redis: {reply}") from reply
-    return reply
