@@ -52,11 +52,11 @@ class Snapshot:
 
     @property
     def marker(self) -> bytes:
-        """What a cached copy of this incarnation carries.
+        """What a cached copy carries that was filled since the shard last lost anything.
 
-        Copies of another one are no good: Redis may have lost entries that MySQL has.
+        Earlier ones are no good: they may show what was lost, or lack what MySQL has.
         """
-        return b"%d" % self.published.incarnation
+        return b"%d %d" % (self.published.incarnation, self.published.lost)
 
 
 class Reads:

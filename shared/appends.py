@@ -11,22 +11,22 @@ import asyncio
 import time
 from collections.abc import Sequence
 from hashlib import sha1
+from itertools import chain
 from typing import Any
 
 from redis.asyncio import Connection, Redis
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
-from shared.connections import exchange, is_reset, redis_errors
+from shared.connections import Command, exchange, is_reset, redis_errors, sound
 from shared.durability import IN_MEMORY, MEMORY, proven
 from shared.errors import AckUnmet, AppendRefused, StoreDown
 from shared.keys import Keys
-from shared.streams import Append, AppendLimits, append_arguments, entry_id, now_ms_of, script
+from shared.streams import Append, ShardGroup, append_arguments, entry_id, now_ms_of, script
 from shared.witness import Sighting, Witness
 
 _APPEND = script("append").encode()
-#: What append.lua answers before the events' own answers.
-_HEADER = 5
-_KEYS_OF_LOOK = 2
+#: What append.lua answers of a shard before its events' own answers.
+_HEADER = 4
 _APPEND_SHA = sha1(_APPEND, usedforsecurity=False).hexdigest().encode()
 
 
@@ -68,11 +68,13 @@ class AppendConnection:
         #: The level was seen not to be kept, and not to be kept again since.
         self._is_unmet = False
         self._connection: Connection | None = None
+        #: A node of a cluster runs no script over the keys of several shards.
+        self._is_cluster = False
         self._clock = RedisClock()
         self._witness = witness
 
     async def append(self, groups: Sequence[Sequence[Append]]) -> list[list[AppendRefused | None]]:
-        """Append each group (one shard each) with one script call, all in one round trip.
+        """Append each group (one shard each), all in one round trip.
 
         From time to time the streams of the other shards are looked at too, for the witness.
 
@@ -80,16 +82,16 @@ class AppendConnection:
         outcome of all is unknown, only once none of them can land any more, and
         `AckUnmet` when they did, but not as safely as an acknowledgement promises.
         """
-        calls = [(group[0].shard, group) for group in groups]
+        shards = [self._seen(group[0].shard, group) for group in groups]
         if self._witness is not None:
-            calls += [(shard, ()) for shard in self._witness.due({shard for shard, _ in calls})]
-        if not calls:
+            busy = {group.shard for group in shards}
+            shards += [self._seen(shard, ()) for shard in self._witness.due(busy)]
+        if not shards:
             return []
         connection = self._connection or await self._opened()
-        replies, answers = await self._send(connection, calls)
+        replies, answers = await self._send(connection, shards)
         outcomes = [
-            self._outcomes(shard, group, reply)
-            for (shard, group), reply in zip(calls, replies, strict=True)
+            self._outcomes(group, reply) for group, reply in zip(shards, replies, strict=True)
         ]
         if any(map(_is_read_only, replies)):
             # A replica now: whoever is master next is found by connecting again.
@@ -127,8 +129,11 @@ class AppendConnection:
                 self._promise = await proven(
                     connection, self._ack, self._keys.probe, wary=self._is_unmet
                 )
-                now, _ = await exchange(connection, [("TIME",), ("SCRIPT", "LOAD", _APPEND)])
+                now, cluster, _ = await exchange(
+                    connection, [("TIME",), ("INFO", "cluster"), ("SCRIPT", "LOAD", _APPEND)]
+                )
             self._clock.saw(now_ms_of(now))
+            self._is_cluster = b"cluster_enabled:1" in bytes(sound(cluster))
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -136,20 +141,26 @@ class AppendConnection:
         self._is_unmet = False
         return connection
 
+    def _seen(self, shard: int, events: Sequence[Append]) -> ShardGroup:
+        seen = None if self._witness is None else self._witness.last_seen(shard)
+        if seen is None:
+            return ShardGroup(shard, events)
+        return ShardGroup(shard, events, seen.stamp, seen.added, seen.last.ms)
+
     async def _send(
-        self, connection: Connection, calls: Sequence[tuple[int, Sequence[Append]]]
+        self, connection: Connection, shards: Sequence[ShardGroup]
     ) -> tuple[list[Any], list[Any]]:
-        """`_call` in time, or none of it lands any more."""
+        """The shards' replies, and what Redis says of how safe all is; or none lands any more."""
         not_after_ms = self._clock.now_ms() + int(self._timeout_s * 1000)
+        calls = [[group] for group in shards] if self._is_cluster else [shards]
         arguments = [
-            append_arguments(
-                self._keys, self._stream, shard, group, self._limits(shard, not_after_ms)
-            )
-            for shard, group in calls
+            append_arguments(self._keys, self._stream, not_after_ms, call) for call in calls
         ]
+        # A look alone writes nothing that could be unsafe.
+        promised = self._promise.commands if any(group.events for group in shards) else ()
         try:
             async with asyncio.timeout(self._timeout_s + self._promise.wait_s):
-                return await self._call(connection, arguments)
+                replies, answers = await _run(connection, arguments, promised)
         except BaseException as error:
             # A reply may be left on the socket: this connection is never used again.
             await self.close()
@@ -157,53 +168,53 @@ class AppendConnection:
                 raise
             await self._until(not_after_ms)
             raise AppendRefused(f"Redis did not answer in time: {error!r}") from error
+        each = [
+            self._by_shard(len(call), reply) for call, reply in zip(calls, replies, strict=True)
+        ]
+        return list(chain.from_iterable(each)), answers
 
-    def _limits(self, shard: int, not_after_ms: int) -> AppendLimits:
-        seen = None if self._witness is None else self._witness.last_seen(shard)
-        if seen is None:
-            return AppendLimits(not_after_ms)
-        return AppendLimits(not_after_ms, seen.stamp, seen.added, seen.last.ms)
-
-    async def _call(
-        self, connection: Connection, arguments: list[tuple[Any, ...]]
-    ) -> tuple[list[Any], list[Any]]:
-        """The scripts' replies, and what Redis then says of how safe all of it is."""
-        # A look alone wrote nothing that could be unsafe.
-        appends = any(keys > _KEYS_OF_LOOK for keys, *_ in arguments)
-        promised = self._promise.commands if appends else ()
-        scripts = [("EVALSHA", _APPEND_SHA, *each) for each in arguments]
-        replies, answers = _apart(await exchange(connection, [*scripts, *promised]), len(scripts))
-        # Only what was refused goes again: a blind retry of all would double events.
-        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            scripts = [("EVAL", _APPEND, *arguments[i]) for i in unknown]
-            again, answers = _apart(await exchange(connection, [*scripts, *promised]), len(scripts))
-            for i, reply in zip(unknown, again, strict=True):
-                replies[i] = reply
-        return replies, answers
-
-    def _outcomes(
-        self, shard: int, group: Sequence[Append], reply: Any
-    ) -> list[AppendRefused | None]:
+    def _by_shard(self, count: int, reply: Any) -> list[Any]:
+        """One call's reply as one of each of its shards, an exception where it failed."""
         if isinstance(reply, Exception):
-            return [AppendRefused(f"Redis: {reply}")] * len(group)
-        added, now_ms, *more = reply
+            return [reply] * count
+        now_ms, *replies = reply
         self._clock.saw(now_ms)
-        if not more:
-            return [AppendRefused("the append reached Redis too late")] * len(group)
-        stamp, incarnation, last, *answers = more
+        return replies or [AppendRefused("the append reached Redis too late")] * count
+
+    def _outcomes(self, group: ShardGroup, reply: Any) -> list[AppendRefused | None]:
+        if isinstance(reply, AppendRefused):
+            return [reply] * len(group.events)
+        if isinstance(reply, Exception):
+            return [AppendRefused(f"Redis: {reply}")] * len(group.events)
+        added, stamp, incarnation, last, *answers = reply
         refusals = [
             AppendRefused(f"Redis: {answer[1:].decode()}") if answer[:1] == b"!" else None
             for answer in answers
         ]
         if self._witness is not None and stamp:
             seen = Sighting(stamp.decode(), incarnation, added, entry_id(last))
-            self._witness.saw(shard, seen, appended=refusals.count(None))
+            self._witness.saw(group.shard, seen, appended=refusals.count(None))
         return refusals
 
     async def _until(self, not_after_ms: int) -> None:
         left_s = (not_after_ms - self._clock.now_ms()) / 1000
         await asyncio.sleep(max(left_s, 0.0))
+
+
+async def _run(
+    connection: Connection, arguments: Sequence[tuple[Any, ...]], promised: Sequence[Command]
+) -> tuple[list[Any], list[Any]]:
+    """The script's replies, one per call, and those to what was *promised*."""
+    scripts = [("EVALSHA", _APPEND_SHA, *each) for each in arguments]
+    replies, answers = _apart(await exchange(connection, [*scripts, *promised]), len(scripts))
+    # Only what was refused goes again: a blind retry of all would double events.
+    unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    if unknown:
+        scripts = [("EVAL", _APPEND, *arguments[i]) for i in unknown]
+        again, answers = _apart(await exchange(connection, [*scripts, *promised]), len(scripts))
+        for i, reply in zip(unknown, again, strict=True):
+            replies[i] = reply
+    return replies, answers
 
 
 def _is_read_only(reply: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -33,8 +33,9 @@ class Checkpoint:
 
     ordinal = applied + dead + lost: how many entries up to *last* were ever added.
     *base* is what earlier incarnations of the stream added, *replid* the stamp of the
-    stream that holds this one (protocol 24). *stamps* tells of every stream up to which
-    of its entries they were dealt with: ids of one need not be greater than another's.
+    stream that holds this one (protocol 24). *stamps* tells of every stream, the latest
+    last, up to which of its entries they were dealt with: ids of one need not be greater
+    than another's.
     """
 
     incarnation: int = 1
@@ -45,7 +46,9 @@ class Checkpoint:
     dead: int = 0
     lost: int = 0
     replid: str = ""
-    stamps: tuple[tuple[str, EntryId], ...] = ()
+    stamps: Mapping[str, EntryId] = field(default_factory=dict)
+    #: Those of them whose streams are gone: what they held beyond that is lost.
+    over: frozenset[str] = frozenset()
     #: Entries are dated at least this (Unix ms): after a rewind the clock of a new master
     #: may be behind that of the old one, and the last write wins all the same.
     floor_ms: int = 0
@@ -71,18 +74,26 @@ class Checkpoint:
         """The same, with the entries of these stamps dealt with up to these ids."""
         if not through:
             return self
-        kept = [(stamp, last) for stamp, last in self.stamps if stamp not in through]
-        return replace(self, stamps=tuple([*kept, *through.items()][-STAMPS_MAX:]))
+        kept = {stamp: last for stamp, last in self.stamps.items() if stamp not in through}
+        return self._with_stamps({**kept, **through})
 
     def knowing(self, retained: Collection[str]) -> Checkpoint:
         """The same, aware of the stamps that are *retained*, though none of their entries may
-        be dealt with, and of no more old ones than it takes.
+        be dealt with, and of no more old ones than it takes: those are over.
         """
-        latest = self.stamps[-STAMPS_KEPT:]
-        kept = [each for each in self.stamps if each in latest or each[0] in retained]
-        known = {stamp for stamp, _ in kept}
-        kept += [(stamp, BEGINNING) for stamp in sorted(set(retained) - known)]
-        return replace(self, stamps=tuple(kept[-STAMPS_MAX:]))
+        latest = list(self.stamps)[-STAMPS_KEPT:]
+        kept = {
+            stamp: last
+            for stamp, last in self.stamps.items()
+            if stamp in latest or stamp in retained
+        }
+        new = dict.fromkeys(sorted(set(retained) - kept.keys()), BEGINNING)
+        known = self._with_stamps({**kept, **new})
+        return replace(known, over=frozenset(known.stamps.keys() - set(retained)))
+
+    def _with_stamps(self, stamps: Mapping[str, EntryId]) -> Checkpoint:
+        kept = dict(list(stamps.items())[-STAMPS_MAX:])
+        return replace(self, stamps=kept, over=self.over & kept.keys())
 
     def is_settled(self, at: EntryId, stamp: str | None) -> bool:
         """Was the entry *at*, of the stream with *stamp*, dealt with?
@@ -91,16 +102,18 @@ class Checkpoint:
         """
         if stamp is None or not self.stamps:
             return at <= self.last
-        through = dict(self.stamps).get(stamp)
+        through = self.stamps.get(stamp)
         return through is not None and at <= through
 
     def settles(self, at: EntryId, stamp: str) -> bool:
-        """The same for an overlay field of the Redis that this is published in.
+        """Does an overlay field of the Redis that this is published in count no more?
 
-        Where its stamp is not known it is an old one, long forgotten, or a new one: of
-        those append.lua gives every id above the published checkpoint.
+        What a stream held that is over was applied or is lost, and counted: it must not
+        hide what was written since. Where its stamp is not known it is an old one, long
+        forgotten, or a new one: of those append.lua gives every id above the published
+        checkpoint.
         """
-        return at <= dict(self.stamps).get(stamp, self.last)
+        return stamp in self.over or at <= self.stamps.get(stamp, self.last)
 
 
 #: The columns of `stream_checkpoints` that `checkpoint_of` takes.
@@ -124,6 +137,7 @@ def checkpoint_of(row: Sequence[Any]) -> Checkpoint:
         lost=lost,
         replid=replid,
         stamps=stamps_of(stamps),
+        over=over_of(stamps),
         floor_ms=floor_ms,
         again_through=entry_id(again_through.encode()),
     )
@@ -193,6 +207,7 @@ def published_of(fields: dict[bytes, bytes]) -> Checkpoint | None:
     def number(name: bytes) -> int:
         return int(fields.get(name, b"0"))
 
+    stamps = fields.get(b"stamps", b"").decode()
     return Checkpoint(
         incarnation=number(b"incarnation"),
         batch_no=number(b"batch_no"),
@@ -202,20 +217,29 @@ def published_of(fields: dict[bytes, bytes]) -> Checkpoint | None:
         dead=number(b"dead"),
         lost=number(b"lost"),
         replid=fields.get(b"replid", b"").decode(),
-        stamps=stamps_of(fields.get(b"stamps", b"").decode()),
+        stamps=stamps_of(stamps),
+        over=over_of(stamps),
         floor_ms=number(b"floor_ms"),
     )
 
 
 def stamps_text(checkpoint: Checkpoint) -> str:
-    """Its stamps as both stores keep them: STAMP=ID, separated by commas."""
-    return ",".join(f"{stamp}={last}" for stamp, last in checkpoint.stamps)
+    """Its stamps as both stores keep them: STAMP=ID, separated by commas, with ! if it is over."""
+    return ",".join(
+        f"{stamp}={last}{'!' if stamp in checkpoint.over else ''}"
+        for stamp, last in checkpoint.stamps.items()
+    )
 
 
-def stamps_of(text: str) -> tuple[tuple[str, EntryId], ...]:
-    """The stamps in what `stamps_text` wrote."""
-    parts = [part.partition("=") for part in text.split(",") if part]
-    return tuple((stamp, entry_id(last.encode())) for stamp, _, last in parts)
+def stamps_of(text: str) -> dict[str, EntryId]:
+    """The stamps in what `stamps_text` wrote, and up to where they are dealt with."""
+    parts = [part.rstrip("!").partition("=") for part in text.split(",") if part]
+    return {stamp: entry_id(last.encode()) for stamp, _, last in parts}
+
+
+def over_of(text: str) -> frozenset[str]:
+    """Those of them that are over."""
+    return frozenset(part.partition("=")[0] for part in text.split(",") if part.endswith("!"))
 
 
 async def read_published(redis: Redis, key: str) -> Checkpoint | None:

@@ -221,10 +221,11 @@ class Append:
     has_save_time: bool = False
 
 
-class AppendLimits(NamedTuple):
-    """When a group may still be appended, and after what."""
+class ShardGroup(NamedTuple):
+    """Events on their way to one shard (none: only a look at it), and what it was seen to be."""
 
-    not_after_ms: int
+    shard: int
+    events: Sequence[Append]
     #: Of the stream as it was last seen; empty, 0 and 0 where it never was.
     stamp: str = ""
     added: int = 0
@@ -232,24 +233,27 @@ class AppendLimits(NamedTuple):
 
 
 def append_arguments(
-    keys: Keys, stream: str, shard: int, group: Sequence[Append], limits: AppendLimits
+    keys: Keys, stream: str, not_after_ms: int, groups: Sequence[ShardGroup]
 ) -> tuple[Any, ...]:
-    """KEYS count, KEYS and ARGV of append.lua for the events of one shard, or none."""
-    names: list[Any] = [keys.stream(stream, shard), keys.checkpoint(stream, shard)]
-    values: list[Any] = [*limits]
-    for event in group:
-        user = event.user
-        names += (user.pending, user.version, user.cached)
-        original = event.original_episodes
-        values += (
-            event.op,
-            event.field,
-            b"" if original is None else original,
-            event.total_episodes,
-            b"1" if event.has_save_time else b"0",
-            event.offset,
-            event.body,
-        )
+    """KEYS count, KEYS and ARGV of append.lua."""
+    names: list[Any] = []
+    values: list[Any] = [not_after_ms]
+    for shard, events, *seen in groups:
+        names += (keys.stream(stream, shard), keys.checkpoint(stream, shard))
+        values += (len(events), *seen)
+        for event in events:
+            user = event.user
+            names += (user.pending, user.version, user.cached)
+            original = event.original_episodes
+            values += (
+                event.op,
+                event.field,
+                b"" if original is None else original,
+                event.total_episodes,
+                b"1" if event.has_save_time else b"0",
+                event.offset,
+                event.body,
+            )
     return (len(names), *names, *values)
 
 

@@ -129,7 +129,7 @@ async def _foreign(
 
 def _is_known(testimony: Testimony, committed: Checkpoint) -> bool:
     stamp = testimony.sighting.stamp
-    return stamp == committed.replid or stamp in dict(committed.stamps)
+    return stamp == committed.replid or stamp in committed.stamps
 
 
 def _unseen(committed: Checkpoint, late: Sequence[Testimony], survived: int) -> Incident | None:

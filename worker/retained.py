@@ -31,7 +31,7 @@ class Before:
         if not self.ended.replid:
             # Before the first batch all but what the present stream stamped is an older one's.
             return stamp != present
-        return stamp == self.ended.replid or stamp in dict(self.ended.stamps)
+        return stamp == self.ended.replid or stamp in self.ended.stamps
 
 
 @dataclass(slots=True)

@@ -1,28 +1,28 @@
--- Append one group of events to one shard: stream, pending overlay, version and
--- cached copy change together (protocol 2, 3, 4).
+-- Append groups of events, each to its own shard: stream, pending overlay, version and cached
+-- copy of a user change together (protocol 2, 3, 4).
 --
--- KEYS[1] stream, KEYS[2] published checkpoint, then per event: pending, version, cached.
--- ARGV[1] not-after (ms, this server's clock), ARGV[2] to [4] stamp, entries added and ms of
--- the last id that the caller saw before ('', 0, 0: nothing), then per event:
+-- KEYS per shard: stream, published checkpoint, then per event: pending, version, cached.
+-- ARGV[1] not-after (ms, this server's clock), then per shard:
+--   number of events; stamp, entries added and ms of the last id that the caller saw before
+--   ('', 0, 0: nothing); then per event:
 --   op (s, d, c), record key, original_episodes or '', total_episodes, '1' if the
 --   record has its own save_time, offset of the record in the body, body.
--- Returns {entries added or -1 if too late, now (ms), stamp ('': a replica), published incarnation
---   (1 where none is), last id, then per event its id or '!' .. error}.
+-- Returns {now (ms)} if too late, else {now, then per shard an error or {entries added,
+--   stamp ('': a replica), published incarnation (1 where none is), last id, then per event
+--   its id or '!' .. error}}.
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 if now_ms > tonumber(ARGV[1]) then
-  return {-1, now_ms}
+  return {now_ms}
 end
 
-local stream = KEYS[1]
--- The server says itself whose stream it is: whoever asked before may have asked another one,
--- and an entry with an old stamp may be taken for an old entry.
-local stamp = master()
-if stamp ~= '' then stamp = stamp .. mark(stream) end
-local published = redis.call('HMGET', KEYS[2], 'last_ms', 'last_seq', 'stamps', 'incarnation')
-local published_ms, published_seq = published[1] or '0', published[2] or '0'
-local known_stamps = published[3] or ''
+-- The server says itself whose streams these are: whoever asked before may have asked another
+-- one, and an entry with an old stamp may be taken for an old entry.
+local replication_id = master()
+
+-- Of the shard at hand, from `append_group`.
+local stream, stamp, known_stamps, published_ms, published_seq
 
 local function is_pending(value)
   if not value then return false end
@@ -93,8 +93,7 @@ end
 -- Ids go on from where readers and fronts have seen them, though the stream began anew under
 -- a clock that is behind: '*', or the id of the first event. Ids a minute ahead are no
 -- clock's: an operator is bringing them back.
-local function first_id()
-  local seen_ms = tonumber(ARGV[4])
+local function first_id(seen_stamp, seen_added, seen_ms)
   local sane_ms = now_ms + 60000
   if now_ms > tonumber(published_ms) and now_ms > seen_ms then return '*' end
   local added, last = look()
@@ -104,8 +103,8 @@ local function first_id()
     least_ms = tonumber(published_ms)
   end
   if least_ms > sane_ms then least_ms = -1 end
-  local is_another = ARGV[2] ~= stamp or added < tonumber(ARGV[3])
-  if ARGV[2] ~= '' and is_another and tonumber(last_ms) <= seen_ms
+  local is_another = seen_stamp ~= stamp or added < seen_added
+  if seen_stamp ~= '' and is_another and tonumber(last_ms) <= seen_ms
     and seen_ms <= sane_ms then
     least_ms = math.max(least_ms, seen_ms)
   end
@@ -113,25 +112,52 @@ local function first_id()
   return string.format('%.0f-0', least_ms + 1)
 end
 
-local next_id = #KEYS > 2 and first_id() or '*'
-
-local function append(number)
-  local at, key = 5 + 7 * number, 3 + 3 * number
-  local id = redis.call('XADD', stream, next_id, 'd', ARGV[at + 6], 'i', stamp)
-  next_id = '*'
+local function append(wanted_id, key, at)
+  local id = redis.call('XADD', stream, wanted_id, 'd', ARGV[at + 6], 'i', stamp)
   write[ARGV[at]](id, KEYS[key], KEYS[key + 2], at)
   redis.call('SET', KEYS[key + 1], id)
   return id
 end
 
-local replies = {0, now_ms, stamp, tonumber(published[4] or 1), ''}
-for number = 0, (#KEYS - 2) / 3 - 1 do
-  -- An error in the middle is not rolled back: each event gets its own answer.
-  local done, answer = pcall(append, number)
+local GROUP_KEYS, EVENT_KEYS = 2, 3
+local GROUP_ARGS, EVENT_ARGS = 4, 7
+
+local function append_group(key, at, events)
+  stream, stamp = KEYS[key], replication_id
+  if stamp ~= '' then stamp = stamp .. mark(stream) end
+  local published = redis.call('HMGET', KEYS[key + 1], 'last_ms', 'last_seq', 'stamps', 'incarnation')
+  published_ms, published_seq = published[1] or '0', published[2] or '0'
+  known_stamps = published[3] or ''
+  local next_id = '*'
+  if events > 0 then
+    next_id = first_id(ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]))
+  end
+  local replies = {0, stamp, tonumber(published[4] or 1), ''}
+  for number = 0, events - 1 do
+    -- An error in the middle is not rolled back: each event gets its own answer.
+    local done, answer = pcall(append, next_id,
+      key + GROUP_KEYS + EVENT_KEYS * number, at + GROUP_ARGS + EVENT_ARGS * number)
+    if not done then
+      answer = '!' .. (type(answer) == 'table' and answer.err or tostring(answer))
+    end
+    replies[#replies + 1] = answer
+    next_id = '*'
+  end
+  replies[1], replies[4] = look()
+  return replies
+end
+
+local replies = {now_ms}
+local key, at = 1, 2
+while key <= #KEYS do
+  local events = tonumber(ARGV[at])
+  -- What keeps one shard from being appended to must not keep the others.
+  local done, answer = pcall(append_group, key, at, events)
   if not done then
-    answer = '!' .. (type(answer) == 'table' and answer.err or tostring(answer))
+    answer = type(answer) == 'table' and answer or redis.error_reply(tostring(answer))
   end
   replies[#replies + 1] = answer
+  key = key + GROUP_KEYS + EVENT_KEYS * events
+  at = at + GROUP_ARGS + EVENT_ARGS * events
 end
-replies[1], replies[5] = look()
 return replies

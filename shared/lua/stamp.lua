@@ -36,7 +36,8 @@ local function stamp_of(stream)
   return master() .. (mark_of(stream) or '')
 end
 
--- Does *at* (ms, seq as text) belong to what a checkpoint with these *stamps* has applied?
+-- Does an overlay field, of the entry (ms, seq) that *by* stamped, count no more by a checkpoint
+-- with these *stamps*?
 -- Positions are pairs of 64-bit numbers: a Lua number would round them, and as text '9' is
 -- greater than '10'. Without leading zeros the longer one is the greater one.
 local function greater(a, b)
@@ -50,10 +51,12 @@ local function is_above(ms, seq, other_ms, other_seq)
 end
 
 local function is_settled(ms, seq, by, stamps, last_ms, last_seq)
+  local over
   if stamps ~= '' then
-    last_ms, last_seq = string.match(stamps, by .. '=(%d+)-(%d+)')
+    last_ms, last_seq, over = string.match(stamps, by .. '=(%d+)-(%d+)(!?)')
     if not last_ms then return false end
   end
-  return not is_above(ms, seq, last_ms, last_seq)
+  -- A stream that is over took what was not applied with it.
+  return over == '!' or not is_above(ms, seq, last_ms, last_seq)
 end
 

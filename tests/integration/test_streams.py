@@ -151,7 +151,8 @@ def checkpoint_at(batch_no: int, incarnation: int = 1) -> Checkpoint:
         dead=1,
         lost=2,
         floor_ms=BIG,
-        stamps=(("abc", EntryId(BIG, 1)), ("def", EntryId(2, 3))),
+        stamps={"abc": EntryId(BIG, 1), "def": EntryId(2, 3)},
+        over=frozenset({"abc"}),
     )
 
 

@@ -47,7 +47,12 @@ async def the_fence_lets_one_through(stores: Stores) -> list[Any]:
     deps, pool = stores.deps, stores.deps.pool
     seen: list[Any] = [await checkpoints.load(pool, STREAM, 0) for _ in range(2)]
     old = Checkpoint()
-    new = Checkpoint(1, 1, EntryId(5, 2), 0, 3, 0, 0, "abcdefgh", (("abcdefgh", EntryId(5, 2)),), 4)
+    new = Checkpoint(
+        *(1, 1, EntryId(5, 2), 0, 3, 0, 0, "abcdefgh"),
+        stamps={"abcdefgh": EntryId(5, 2), "hgfedcba": EntryId(4, 0)},
+        over=frozenset({"hgfedcba"}),
+        floor_ms=4,
+    )
     async with _begun(deps) as cursor:
         await _advance(cursor, old, new)
         seen += [await _select(stores.other.pool, ROW)]
@@ -77,7 +82,7 @@ async def an_error_rolls_back(stores: Stores) -> list[Any]:
     for wrong in (
         replace(new, applied=-1),
         replace(new, replid="x" * 41),
-        replace(new, stamps=(("y" * 4_000, EntryId(1, 1)),)),
+        replace(new, stamps={"y" * 4_000: EntryId(1, 1)}),
         replace(new, base=-1),
     ):
 

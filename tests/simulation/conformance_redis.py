@@ -11,8 +11,8 @@ from shared.published import BatchWork, Checkpoint, clear_pending, publish, read
 from shared.streams import (
     BEGINNING,
     Append,
-    AppendLimits,
     EntryId,
+    ShardGroup,
     append_arguments,
     entry_id,
     read_chunk,
@@ -94,7 +94,10 @@ async def publishing_never_goes_back(stores: Stores) -> list[Any]:
     key = stores.deps.keys.checkpoint(STREAM, 0)
     ann, keys = stores.deps.keys.play_records(0, "ann"), (key, stores.stream)
     checkpoint = Checkpoint(
-        2, 5, EntryId(7, 1), 3, 4, 1, 2, "", (("x", EntryId(4, 0)), ("abcdefgh", EntryId(7, 1))), 9
+        *(2, 5, EntryId(7, 1), 3, 4, 1, 2),
+        stamps={"x": EntryId(4, 0), "abcdefgh": EntryId(7, 1)},
+        over=frozenset({"x"}),
+        floor_ms=9,
     )
     seen: list[Any] = [await read_published(stores.redis, key)]
     for new, work in (
@@ -118,24 +121,28 @@ async def an_append_changes_everything_at_once(stores: Stores) -> list[Any]:
     ann = keys.play_records(0, "ann")
     await stores.redis.hset(ann.cached, mapping={"a+1": "x", "cached": "1"})
     group = [Append(0, ann, b"d", b"a+1", body_of(1, "ann")), Append(0, ann, b"d", b"b+1", b"two")]
+    other = keys.play_records(1, "ben")
+    beside = ShardGroup(1, [Append(1, other, b"d", b"c+1", body_of(2, "ben"))])
     seconds, _ = await stores.redis.time()
     seen: list[Any] = []
     for group_now, not_after_s in ((group, 60), ([], 60), (group, -60), (_clear(stores), 60)):
         arguments = append_arguments(
-            keys, STREAM, 0, group_now, AppendLimits((seconds + not_after_s) * 1000)
+            keys, STREAM, (seconds + not_after_s) * 1000, [ShardGroup(0, group_now), beside]
         )
         count = 1 + arguments[0]
         run = stores.redis.register_script(script("append"))
-        added, _, *more = await run(arguments[1:count], arguments[count:])
-        ids = [each for each in more[3:] if each != more[2]]
-        seen.append([added, len(more), *more[1:2], len(more[0]) if more else 0, len(ids)])
+        _, *replies = await run(arguments[1:count], arguments[count:])
+        seen.append([(added, len(stamp), about[0]) for added, stamp, *about in replies])
+        ids = [each for _, _, _, _, *those in replies for each in those]
         # A millisecond may pass inside a script: that they grow is all there is to compare.
-        seen.append([entry_id(each) for each in ids] == sorted(map(entry_id, ids)))
-        overlay = await stores.redis.hgetall(ann.pending)
-        seen.append({name: value.split(b" ")[2:] for name, value in overlay.items()})
-        seen.append([value.split(b" ")[0] in more for value in overlay.values()])
-        seen.append(await stores.redis.hgetall(ann.cached))
-        seen.append(not more or await stores.redis.get(ann.version) == more[2])
+        seen.append([those == sorted(those, key=entry_id) for _, _, _, _, *those in replies])
+        for user in (ann, other):
+            overlay = await stores.redis.hgetall(user.pending)
+            seen.append({name: value.split(b" ")[2:] for name, value in overlay.items()})
+            seen.append([value.split(b" ")[0] in ids for value in overlay.values()])
+            seen.append(await stores.redis.hgetall(user.cached))
+            last = replies[user is other][3] if replies else None
+            seen.append(last is None or await stores.redis.get(user.version) == last)
     return seen
 
 
@@ -153,14 +160,16 @@ async def a_clean_up_compares(stores: Stores) -> list[Any]:
         "above": "10-2 abcdefgh d",
         "longer": "100-0 abcdefgh d",
         "unknown": "9-1 zzzzzzzz d",
+        "of one that is over": "999-1 over1234 d",
         "damaged": "nonsense",
         "other": "9-1 abcdefgh d",
     }
     names = [name.encode() for name in values if name != "other"] + [b"absent"]
     seen: list[Any] = []
-    for stamps in ((("abcdefgh", EntryId(10, 1)), ("12345678", EntryId(99, 0))), ()):
+    known = {"abcdefgh": EntryId(10, 1), "12345678": EntryId(99, 0), "over1234": EntryId(5, 0)}
+    for stamps in (known, {}):
         await stores.redis.hset(ann.pending, mapping=values)
-        upto = Checkpoint(last=EntryId(10, 1), stamps=stamps)
+        upto = Checkpoint(last=EntryId(10, 1), stamps=stamps, over=frozenset({"over1234"}))
         await clear_pending(stores.redis, upto, [(ann, names)])
         seen.append(sorted(await stores.redis.hgetall(ann.pending)))
     return seen

@@ -10,7 +10,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from shared.keys import CLEAR_FIELD, shard_of
-from shared.streams import Append, AppendLimits, append_arguments, entry_id, script
+from shared.streams import Append, ShardGroup, append_arguments, entry_id, script
 from shared.witness import Sighting, Witness
 from tests.simulation.loop import Process
 from tests.simulation.product import LOOK_S
@@ -95,15 +95,15 @@ class Front:
         world = self._world
         async with self._sending:
             last, not_after_ms = self._witness.last_seen(shard), world.redis_ms() + _TOO_LATE_MS
-            limits = AppendLimits(not_after_ms)
+            sent = ShardGroup(shard, group)
             if last is not None:
-                limits = AppendLimits(not_after_ms, last.stamp, last.added, last.last.ms)
-            arguments = append_arguments(world.keys, STREAM, shard, group, limits)
+                sent = ShardGroup(shard, group, last.stamp, last.added, last.last.ms)
+            arguments = append_arguments(world.keys, STREAM, not_after_ms, [sent])
             names = 1 + arguments[0]
-            added, _, *more = await self._run_script(arguments[1:names], arguments[names:])
-            if not more:
+            _, *replies = await self._run_script(arguments[1:names], arguments[names:])
+            if not replies:
                 return False
-            stamp, incarnation, last, *_ = more
+            [(added, stamp, incarnation, last, *_)] = replies
             seen = Sighting(stamp.decode(), incarnation, added, entry_id(last))
             self._witness.saw(shard, seen, appended=len(group))
         return True

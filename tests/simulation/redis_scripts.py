@@ -18,12 +18,25 @@ def append(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> list
     """Deletes and clears only: how a record resolves is no matter of the drain."""
     now_ms = redis.clock()
     if now_ms > int(args[0]):
-        return [-1, now_ms]
+        return [now_ms]
+    replies: list[Any] = []
+    names, values = list(keys), list(args[1:])
+    while names:
+        events = int(values[0])
+        group_keys, names = names[: 2 + 3 * events], names[2 + 3 * events :]
+        group_args, values = values[1 : 4 + 7 * events], values[4 + 7 * events :]
+        replies.append(_append_group(redis, group_keys, group_args, now_ms))
+    return [now_ms, *replies]
+
+
+def _append_group(
+    redis: RedisServer, keys: Sequence[str], args: Sequence[Any], now_ms: int
+) -> list[Any]:
     stream, stamp = keys[0], mark(redis, keys[:1], ())
     ids: list[bytes] = []
     first = _first_id(redis, keys, args, now_ms, stamp)
     for at, (pending, version, cached) in zip(
-        range(4, len(args), 7), zip(*[iter(keys[2:])] * 3, strict=True), strict=True
+        range(3, len(args), 7), zip(*[iter(keys[2:])] * 3, strict=True), strict=True
     ):
         op, name, body = args[at], args[at + 1], args[at + 6]
         identity = redis.xadd(stream, {b"d": body, b"i": stamp}, id="*" if ids else first)
@@ -39,7 +52,7 @@ def append(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> list
         redis.set(version, identity)
     incarnation = int(redis.hget(keys[1], "incarnation") or 1)
     added, last = _about(redis, stream)
-    return [added, now_ms, stamp, incarnation, last, *ids]
+    return [added, stamp, incarnation, last, *ids]
 
 
 def mark(redis: RedisServer, keys: Sequence[str], args: Sequence[Any]) -> bytes:
@@ -75,7 +88,7 @@ def _first_id(
     redis: RedisServer, keys: Sequence[str], args: Sequence[Any], now_ms: int, stamp: bytes
 ) -> str:
     published = EntryId(*(int(redis.hget(keys[1], name) or 0) for name in ("last_ms", "last_seq")))
-    seen_stamp, seen_added, seen_ms = to_bytes(args[1]), int(args[2]), int(args[3])
+    seen_stamp, seen_added, seen_ms = to_bytes(args[0]), int(args[1]), int(args[2])
     if now_ms > max(published.ms, seen_ms):
         return "*"
     added, last = _about(redis, keys[0])
@@ -127,9 +140,11 @@ def _is_written(value: bytes, last: EntryId, stamps: bytes) -> bool:
     if found is None:
         return True
     if stamps:
-        through = re.search(found[2] + rb"=(\d+-\d+)", stamps)
+        through = re.search(found[2] + rb"=(\d+-\d+)(!?)", stamps)
         if through is None:
             return False
+        if through[2]:
+            return True
         last = entry_id(through[1])
     return entry_id(found[1]) <= last
 

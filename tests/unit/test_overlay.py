@@ -58,7 +58,7 @@ def test_a_field_counts_only_above_the_published_checkpoint(
 )
 def test_each_stream_is_settled_up_to_its_own_last_entry(at: str, counts: bool) -> None:
     """Ids of one need not be greater than another's; an unknown one is new above the checkpoint."""
-    published = Checkpoint(last=EntryId(9, 1), stamps=(("known", EntryId(6, 0)),))
+    published = Checkpoint(last=EntryId(9, 1), stamps={"known": EntryId(6, 0)})
     value = f"{at} s x 3 ".encode() + orjson.dumps({"title": "t"})
 
     overlay = read_overlay({b"s+1": value}, published)
