@@ -16,6 +16,7 @@ from api.openapi import DOCUMENTED
 from api.play_records import PATH, SavePlayRecord
 from api.site import Site, open_site
 from shared.errors import MoonwakeError
+from shared.garbage import collect_seldom
 from shared.logging import set_up_logging
 from shared.settings import Settings, from_env
 
@@ -24,7 +25,9 @@ def create_app() -> App:
     """The front of this process, as its environment sets it. Raises `SettingsError`."""
     settings = from_env()
     set_up_logging(settings)
-    return App(settings)
+    app = App(settings)
+    collect_seldom()
+    return app
 
 
 class App:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 
 import structlog
 import uvloop
 
 from shared.errors import MoonwakeError, SettingsError
+from shared.garbage import collect_seldom
 from shared.logging import set_up_logging
 from shared.settings import from_env
 from worker.main import run_worker
@@ -25,7 +25,7 @@ def main() -> int:
         sys.stderr.write(f"worker: {error}\n")
         return 2
     set_up_logging(settings)
-    _calm_collector()
+    collect_seldom()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_worker(settings))
@@ -36,17 +36,6 @@ def main() -> int:
         log.critical("worker_failed", error=str(error))
         return 1
     return 0
-
-
-def _calm_collector() -> None:
-    """Look for cyclic garbage seldom.
-
-    A batch is a hundred thousand objects without a cycle among them; by default they are
-    walked again and again while it grows, which took a fourth of all the worker's time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
 
 
 if __name__ == "__main__":

@@ -99,10 +99,10 @@ async def node_of_a_cluster(folder: Path) -> AsyncIterator[Redis]:
     server.start()
     try:
         async with open_redis(server.url) as redis:
-            await redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+            await redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)  # type: ignore[no-untyped-call]
 
             async def is_up() -> bool:
-                about = await redis.execute_command("CLUSTER", "INFO")
+                about = await redis.execute_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call]
                 return b"cluster_state:ok" in bytes(about)
 
             await until(is_up, "the cluster is up")
