@@ -48,6 +48,8 @@ class GroupCommit:
         self._waiting_bytes = 0
         self._wake: asyncio.Future[None] | None = None
         self._look: asyncio.TimerHandle | None = None
+        # Asked for once: it costs Python up to 3.11 a system call, too much for each request.
+        self._loop = asyncio.get_running_loop()
         self._stopping = False
         self._noted: AppendRefused | None = None
 
@@ -58,7 +60,7 @@ class GroupCommit:
             or self._waiting_bytes + len(event.body) > QUEUE_BYTES_MAX
         ):
             raise AppendRefused(f"{len(self._waiting)} events wait for Redis")
-        outcome: Outcome = asyncio.get_running_loop().create_future()
+        outcome: Outcome = self._loop.create_future()
         self._waiting.append((event, outcome))
         self._waiting_bytes += len(event.body)
         if self._wake is not None:
@@ -94,11 +96,10 @@ class GroupCommit:
 
     async def _something_waits(self) -> bool:
         if not self._stopping:
-            loop = asyncio.get_running_loop()
-            self._wake = loop.create_future()
+            self._wake = self._loop.create_future()
             # One timer for many groups: a time-out for each would cost more than it.
-            if self._look is None or self._look.when() <= loop.time():
-                self._look = loop.call_later(LOOK_S, self._rouse)
+            if self._look is None or self._look.when() <= self._loop.time():
+                self._look = self._loop.call_later(LOOK_S, self._rouse)
             await self._wake
         return bool(self._waiting) or not self._stopping
 

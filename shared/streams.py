@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
@@ -206,9 +207,11 @@ async def trim(
 # --- what appends send --------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
-    """One event on its way into a shard's stream and its user's overlay."""
+class Append(Struct, frozen=True, gc=False):
+    """One event on its way into a shard's stream and its user's overlay.
+
+    A struct, because there is one for each request: a dataclass takes ten times as long to make.
+    """
 
     shard: int
     user: UserKeys
