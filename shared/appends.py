@@ -11,13 +11,12 @@ import asyncio
 import time
 from collections.abc import Sequence
 from hashlib import sha1
-from itertools import chain
 from typing import Any
 
 from redis.asyncio import Connection, Redis
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
-from shared.connections import Command, exchange, is_reset, redis_errors, sound
+from shared.connections import Command, exchange, is_reset, redis_errors
 from shared.durability import IN_MEMORY, MEMORY, proven
 from shared.errors import AckUnmet, AppendRefused, StoreDown
 from shared.keys import Keys
@@ -68,8 +67,6 @@ class AppendConnection:
         #: The level was seen not to be kept, and not to be kept again since.
         self._is_unmet = False
         self._connection: Connection | None = None
-        #: A node of a cluster runs no script over the keys of several shards.
-        self._is_cluster = False
         self._clock = RedisClock()
         self._witness = witness
 
@@ -129,11 +126,8 @@ class AppendConnection:
                 self._promise = await proven(
                     connection, self._ack, self._keys.probe, wary=self._is_unmet
                 )
-                now, cluster, _ = await exchange(
-                    connection, [("TIME",), ("INFO", "cluster"), ("SCRIPT", "LOAD", _APPEND)]
-                )
+                now, _ = await exchange(connection, [("TIME",), ("SCRIPT", "LOAD", _APPEND)])
             self._clock.saw(now_ms_of(now))
-            self._is_cluster = b"cluster_enabled:1" in bytes(sound(cluster))
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -149,18 +143,15 @@ class AppendConnection:
 
     async def _send(
         self, connection: Connection, shards: Sequence[ShardGroup]
-    ) -> tuple[list[Any], list[Any]]:
+    ) -> tuple[Sequence[Any], list[Any]]:
         """The shards' replies, and what Redis says of how safe all is; or none lands any more."""
         not_after_ms = self._clock.now_ms() + int(self._timeout_s * 1000)
-        calls = [[group] for group in shards] if self._is_cluster else [shards]
-        arguments = [
-            append_arguments(self._keys, self._stream, not_after_ms, call) for call in calls
-        ]
+        arguments = append_arguments(self._keys, self._stream, not_after_ms, shards)
         # A look alone writes nothing that could be unsafe.
         promised = self._promise.commands if any(group.events for group in shards) else ()
         try:
             async with asyncio.timeout(self._timeout_s + self._promise.wait_s):
-                replies, answers = await _run(connection, arguments, promised)
+                reply, *answers = await _run(connection, arguments, promised)
         except BaseException as error:
             # A reply may be left on the socket: this connection is never used again.
             await self.close()
@@ -168,18 +159,12 @@ class AppendConnection:
                 raise
             await self._until(not_after_ms)
             raise AppendRefused(f"Redis did not answer in time: {error!r}") from error
-        each = [
-            self._by_shard(len(call), reply) for call, reply in zip(calls, replies, strict=True)
-        ]
-        return list(chain.from_iterable(each)), answers
-
-    def _by_shard(self, count: int, reply: Any) -> list[Any]:
-        """One call's reply as one of each of its shards, an exception where it failed."""
         if isinstance(reply, Exception):
-            return [reply] * count
+            return [reply] * len(shards), answers
         now_ms, *replies = reply
         self._clock.saw(now_ms)
-        return replies or [AppendRefused("the append reached Redis too late")] * count
+        late = AppendRefused("the append reached Redis too late")
+        return replies or [late] * len(shards), answers
 
     def _outcomes(self, group: ShardGroup, reply: Any) -> list[AppendRefused | None]:
         if isinstance(reply, AppendRefused):
@@ -202,26 +187,17 @@ class AppendConnection:
 
 
 async def _run(
-    connection: Connection, arguments: Sequence[tuple[Any, ...]], promised: Sequence[Command]
-) -> tuple[list[Any], list[Any]]:
-    """The script's replies, one per call, and those to what was *promised*."""
-    scripts = [("EVALSHA", _APPEND_SHA, *each) for each in arguments]
-    replies, answers = _apart(await exchange(connection, [*scripts, *promised]), len(scripts))
-    # Only what was refused goes again: a blind retry of all would double events.
-    unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    if unknown:
-        scripts = [("EVAL", _APPEND, *arguments[i]) for i in unknown]
-        again, answers = _apart(await exchange(connection, [*scripts, *promised]), len(scripts))
-        for i, reply in zip(unknown, again, strict=True):
-            replies[i] = reply
-    return replies, answers
+    connection: Connection, arguments: tuple[Any, ...], promised: Sequence[Command]
+) -> list[Any]:
+    """The script's reply, and those to what was *promised*."""
+    replies = await exchange(connection, [("EVALSHA", _APPEND_SHA, *arguments), *promised])
+    if isinstance(replies[0], NoScriptError):
+        # Nothing was appended: any other answer may not go again, it would double events.
+        replies = await exchange(connection, [("EVAL", _APPEND, *arguments), *promised])
+    return replies
 
 
 def _is_read_only(reply: Any) -> bool:
     if isinstance(reply, list):
         return any(answer[:9] == b"!READONLY" for answer in reply[_HEADER:])
     return isinstance(reply, ReadOnlyError)
-
-
-def _apart(replies: list[Any], count: int) -> tuple[list[Any], list[Any]]:
-    return replies[:count], replies[count:]

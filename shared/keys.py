@@ -1,8 +1,8 @@
 """
 The names of every Redis key; no other module spells one.
 
-What one append touches shares a hash tag, the shard, so that one script may
-change it together, on a cluster too (architecture section 4).
+What one event touches shares a hash tag, the shard (architecture section 4): a cluster
+would take one script call per shard for what one server takes in a single one.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ import os
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from shared.appends import AppendConnection

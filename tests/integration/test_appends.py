@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-
 from redis.asyncio import Redis
 
-from ops.redis_server import RedisServer
-from ops.servers import free_port
 from shared.appends import AppendConnection
-from shared.connections import open_redis
 from shared.errors import AppendRefused
 from shared.keys import Keys, shard_of
 from shared.streams import Append
 from tests.plays import STREAM, append_of, save
-from tests.waiting import until
 
 SHARDS = 4
 
@@ -62,50 +53,7 @@ async def test_a_shard_that_cannot_be_appended_to_keeps_no_other_from_it(redis: 
     assert [0, 1, 1, 1] == sorted(lengths)
 
 
-async def test_a_node_of_a_cluster_takes_the_shards_one_by_one(tmp_path: Path) -> None:
-    """
-    It runs no script over keys of several slots.
-    """
-    keys = Keys("t:")
-    async with node_of_a_cluster(tmp_path) as redis:
-        connection = AppendConnection(redis, keys, STREAM)
-        try:
-            assert [[None]] * SHARDS == await connection.append(groups_of(keys))
-        finally:
-            await connection.close()
-        lengths = [await redis.xlen(keys.stream(STREAM, shard)) for shard in range(SHARDS)]
-        assert [1] * SHARDS == lengths
-
-
 def groups_of(keys: Keys) -> list[list[Append]]:
     """An event for each shard."""
     by_shard = {shard_of(f"user{n}", SHARDS): save(f"user{n}") for n in range(50)}
     return [[append_of(keys, SHARDS, event)] for event in by_shard.values()]
-
-
-class ClusterNode(RedisServer):
-    """A whole cluster of one node."""
-
-    def prepare(self) -> None:
-        super().prepare()
-        with (self.directory / "redis.conf").open("a", encoding="utf-8") as config:
-            config.write(f"cluster-enabled yes\ncluster-port {free_port()}\n")
-
-
-@asynccontextmanager
-async def node_of_a_cluster(folder: Path) -> AsyncIterator[Redis]:
-    """A client of a fresh one that serves every slot."""
-    server = ClusterNode(folder, death_signal=signal.SIGKILL)
-    server.start()
-    try:
-        async with open_redis(server.url) as redis:
-            await redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)  # type: ignore[no-untyped-call]
-
-            async def is_up() -> bool:
-                about = await redis.execute_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call]
-                return b"cluster_state:ok" in bytes(about)
-
-            await until(is_up, "the cluster is up")
-            yield redis
-    finally:
-        server.stop()

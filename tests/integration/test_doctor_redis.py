@@ -97,7 +97,8 @@ class ClusterNode(RedisServer):
 
     def prepare(self) -> None:
         super().prepare()
-        self._config.write_text(self._config.read_text() + "cluster-enabled yes\n")
+        more = f"cluster-enabled yes\ncluster-port {free_port()}\n"
+        self._config.write_text(self._config.read_text() + more)
 
 
 async def test_a_cluster_is_found_on_either_url(migrated: Settings) -> None:
