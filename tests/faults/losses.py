@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
-from tests.faults.rewinds import Incident, Rewind
+from tests.faults.rewinds import Forgotten, Incident, Rewind
 from tests.faults.tap import Entry, Tape
 
 
@@ -37,7 +37,7 @@ class Losses:
         self.witnessed += case.is_steady
         self.passed_over += len(case.passed_over)
         is_vague = case.must_be_exact and not case.is_exact
-        if is_vague or not case.fewest <= case.count <= len(case.missing):
+        if is_vague or not case.fewest <= case.count <= len(case.missing) + case.forgotten:
             self.differences.append(f"{where}: {case}")
 
 
@@ -46,21 +46,22 @@ def losses_of(
     incidents: Iterable[Incident],
     acknowledged: Set[str],
     were_steady: Callable[[Rewind, int], bool] = lambda rewind, until_ms: False,
+    forgotten: Sequence[Forgotten] = (),
 ) -> Losses:
     """Judge every incident by what is gone, and everything that is gone by the incidents.
 
     *acknowledged* are the fronts' own. *were_steady*: did every front see all of this rewind,
-    and nothing else, up to that moment?
+    and nothing else, up to that moment? What a backup had *forgotten* is counted again.
     """
     found = Losses()
     left = {incident.id: incident for incident in incidents}
     for number, rewind in enumerate(rewinds, start=1):
         for shard in rewind.shards:
             told = [left.pop(each) for each in sorted(rewind.incidents[shard]) if each in left]
-            case = _Case(rewind, shard, told, acknowledged, were_steady)
+            case = _Case(rewind, shard, told, acknowledged, were_steady, forgotten)
             found.take(case, f"rewind {number}, shard {shard}")
     for incident in left.values():
-        if incident.lost:
+        if incident.lost > _forgotten_before([incident], forgotten):
             found.differences.append(f"nothing was taken away, and yet there is {incident}")
     return found
 
@@ -75,6 +76,7 @@ class _Case:
         told: Sequence[Incident],
         acknowledged: Set[str],
         were_steady: Callable[[Rewind, int], bool],
+        forgotten: Sequence[Forgotten],
     ) -> None:
         gone, first = rewind.gone(shard), rewind.foreign_first(shard)
         self.told = rewind.counted_by(told)
@@ -83,8 +85,11 @@ class _Case:
         self.count = sum(incident.lost for incident in self.told)
         self.is_exact = all(incident.is_exact for incident in self.told)
         self.acknowledged = len(self.missing & acknowledged)
+        self.forgotten = _forgotten_before(self.told, forgotten)
         until_ms = max((incident.at_ms for incident in self.told), default=0)
-        self.is_steady = bool(self.told) and were_steady(rewind, until_ms)
+        # A backup that is put back takes away what fronts had said, too.
+        is_kept = not any(f.shard == shard and f.at_ms >= rewind.whole_at_ms for f in forgotten)
+        self.is_steady = bool(self.told) and is_kept and were_steady(rewind, until_ms)
         self.must_be_exact = self.is_steady and not rewind.has_foreign(shard)
         #: Of those nobody can say whether the old stream had them: they may hide others.
         self.unclear = len(first)
@@ -103,6 +108,20 @@ class _Case:
             f"{how} {self.count} are said to be lost, and {len(self.missing)} are,"
             f" {self.acknowledged} of them acknowledged{seen}: {self.told}"
         )
+
+
+def _forgotten_before(told: Sequence[Incident], forgotten: Sequence[Forgotten]) -> int:
+    """How many entries the incidents in *told* that found a restored database count again."""
+    return sum(
+        each.lost
+        for each in forgotten
+        if any(
+            incident.cause == "mysql_restored"
+            and incident.shard == each.shard
+            and incident.at_ms >= each.at_ms
+            for incident in told
+        )
+    )
 
 
 def applied_in_order(tapes: Sequence[Tape], lost: Set[str]) -> list[Entry]:

@@ -52,6 +52,17 @@ class MysqlControl:
             )
         return {shard: EntryId(ms, seq) for shard, ms, seq in found}
 
+    async def lost(self) -> dict[int, int]:
+        """shard -> entries that its incidents count as lost."""
+        async with self.admin() as cursor:
+            found = await select(
+                cursor,
+                f"SELECT shard, lost FROM {self.account.database}.stream_checkpoints"
+                " WHERE stream = %s",
+                STREAM,
+            )
+        return dict(found)
+
     async def sessions(self) -> list[int]:
         """The server's ids of the sessions that came through the proxy."""
         return await self._sessions_from(self.proxy.source_ports)

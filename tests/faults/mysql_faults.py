@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from signal import SIGKILL, SIGTERM, Signals
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from tests.faults.mysql_backup import Backup
 from tests.faults.mysql_control import MysqlControl
 from tests.faults.mysql_wire import CommitKiller, CommitLoss, Refusal
 from tests.faults.redis_losses import refuse_unless
+from tests.faults.rewinds import Forgotten
 from tests.faults.site import Site
 from tests.waiting import until
 
@@ -246,10 +248,22 @@ class MysqlRestored(Fault):
         with site.doubting_reads():
             await site.mysql.disconnect_clients()
             try:
+                counted = await site.mysql.lost()
                 await backup.restore()
+                site.forgotten += _forgotten(counted, await site.mysql.lost())
             finally:
                 site.mysql.proxy.heal()
-        site.note(f"{self.kind}: back to {saved}")
+        site.note(f"{self.kind}: back to {saved}, forgotten so far {site.forgotten}")
+
+
+def _forgotten(counted: dict[int, int], kept: dict[int, int]) -> list[Forgotten]:
+    """The losses that were *counted*, less those whose count a backup *kept*."""
+    now_ms = time.time_ns() // 1_000_000
+    return [
+        Forgotten(shard, lost - kept.get(shard, 0), now_ms)
+        for shard, lost in counted.items()
+        if lost > kept.get(shard, 0)
+    ]
 
 
 def _older(saved: dict[int, EntryId], now: dict[int, EntryId]) -> bool:

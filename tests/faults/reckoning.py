@@ -60,7 +60,13 @@ async def reckon(
     await aggregate(pool, site.settings)
     await site.tap.catch_up()
     acknowledged = acknowledged_by(users)
-    losses = losses_of(site.rewinds, await incidents(pool), acknowledged, lifetimes.were_steady)
+    losses = losses_of(
+        site.rewinds,
+        await incidents(pool),
+        acknowledged,
+        lifetimes.were_steady,
+        site.forgotten,
+    )
     applied = [applied_in_order(tapes, losses.lost) for tapes in site.tap.tapes]
     reckoning = Reckoning(applied=sum(map(len, applied)), losses=losses)
     reckoning.add("loss", losses.differences)

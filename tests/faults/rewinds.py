@@ -41,6 +41,18 @@ class Incident:
         return between[max(len(between) - self.lost, 0) :]
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """*lost* entries of a shard that moonwake had counted, and whose count a backup took away.
+
+    They are counted again where the restored database is found out.
+    """
+
+    shard: int
+    lost: int
+    at_ms: int
+
+
 class Rewind:
     """The streams of some shards go on on a new tape; what only the old one has is gone."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -192,7 +192,7 @@ class _Run:
         reckoning.add("the end", failed)
         reckoning.add("ended by itself", self._supervisor.unasked)
         reckoning.add("stale read", self._load.stale)
-        reckoning.add("last read", await self._views(reckoning.losses.lost))
+        reckoning.add("last read", await compare_views(self._site, self._pool, histories))
         counts = self._load.counts
         counts["incidents, exactly"] = reckoning.losses.exact
         counts["incidents, at least"] = reckoning.losses.at_least
@@ -208,15 +208,6 @@ class _Run:
             counts=counts,
             refused_starts=self._supervisor.refused_starts,
         )
-
-    async def _views(self, lost: Set[str]) -> list[str]:
-        """Wrong views at the end; who lost a write may see it until the copy runs out."""
-        whole = [
-            history
-            for history in self._load.histories
-            if lost.isdisjoint(write.identity for write in history.writes)
-        ]
-        return await compare_views(self._site, self._pool, whole)
 
     # --- progress -----------------------------------------------------------------------
 

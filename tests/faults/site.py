@@ -16,7 +16,7 @@ from shared.keys import Keys
 from shared.settings import Settings
 from tests.e2e.processes import WorkerProcess
 from tests.faults.processes import ApiProcess
-from tests.faults.rewinds import Rewind
+from tests.faults.rewinds import Forgotten, Rewind
 from tests.faults.tap import Tap
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Site:
     taken: set[str] = field(default_factory=set)
     #: Rewinds so far, oldest first.
     rewinds: list[Rewind] = field(default_factory=list)
+    #: Losses that were counted, and whose count was taken away with a database.
+    forgotten: list[Forgotten] = field(default_factory=list)
 
     @property
     def keys(self) -> Keys:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.faults.lives import Life
 from tests.faults.losses import Losses, applied_in_order, doubled, losses_of
 from tests.faults.orders import out_of_order
 from tests.faults.plan import plan
-from tests.faults.rewinds import Incident, Rewind
+from tests.faults.rewinds import Forgotten, Incident, Rewind
 from tests.faults.tap import Entry, Tap, Tape
 
 # --- losses ------------------------------------------------------------------------
@@ -39,6 +40,7 @@ def judged(
     acknowledged: set[str],
     *,
     steady: bool = False,
+    forgotten: Sequence[Forgotten] = (),
 ) -> Losses:
     """The judgement on a shard that held *before*, then *after*, of which *told* speaks.
 
@@ -50,7 +52,8 @@ def judged(
     rewind.begin(tap)
     if told is not None:
         rewind.incidents[0].add(told.id)
-    return losses_of([rewind], [told] if told else [], acknowledged, lambda *_: steady)
+    incidents = [told] if told else []
+    return losses_of([rewind], incidents, acknowledged, lambda *_: steady, forgotten)
 
 
 def _entries(given: Sequence[int | Entry]) -> list[Entry]:
@@ -99,6 +102,34 @@ def test_of_what_a_stranger_took_out_the_first_may_have_been_read_before() -> No
 
     assert {"n2", "n3"} == found.lost
     assert [] == found.differences
+
+
+@pytest.mark.parametrize(
+    ("count", "cause", "differences"),
+    [(4, "mysql_restored", 0), (5, "mysql_restored", 1), (4, "recreated", 1)],
+)
+def test_only_a_restored_database_counts_again_what_it_forgot(
+    count: int, cause: str, differences: int
+) -> None:
+    """Two are gone, and the count of two others was taken away with the old database."""
+    told = replace(incident(count, after=1, cause=cause, exact=False), at_ms=7)
+    forgotten = [Forgotten(0, 2, 5), Forgotten(0, 9, 8), Forgotten(1, 9, 5)]
+
+    losses = judged((1, 2, 3), (4,), told, {"n1", "n2", "n3"}, forgotten=forgotten)
+
+    assert {"n2", "n3"} == losses.lost
+    assert differences == len(losses.differences)
+
+
+def test_what_a_backup_took_away_need_not_be_exact() -> None:
+    """The testimonies of the fronts were taken away too."""
+    told = incident(1, after=1, exact=False)
+
+    assert judged((1, 2, 3), (4,), told, {"n2", "n3"}, steady=True).differences
+    forgotten = [Forgotten(0, 1, 2**60)]
+    assert not judged(
+        (1, 2, 3), (4,), told, {"n2", "n3"}, steady=True, forgotten=forgotten
+    ).differences
 
 
 @pytest.mark.parametrize(("count", "exact"), [(0, False), (1, False), (2, False), (1, True)])
