@@ -20,7 +20,7 @@ from bench.servers import Lab, RunFailed, running_lab
 from ops.programs import Flavour
 from shared.errors import MoonwakeError
 
-ROUNDS, LOAD_S, KILLS = 3, 6, 3
+ROUNDS, LOAD_S, KILLS = 5, 6, 3
 #: Kill runs at a time: they mostly wait for what a rival does late. One Redis has 16 databases.
 KILL_RUNS_AT_ONCE = 4
 
@@ -104,6 +104,8 @@ def _measure(lab: Lab, found: dict[str, Found], rounds: int, load_s: int) -> Non
 
 async def _kill(lab: Lab, found: dict[str, Found], runs: int) -> None:
     """Kill consumers at both moments, *runs* times each, some contenders side by side."""
+    # The server notices late that the sessions of who was killed are over.
+    lab.sql("SET GLOBAL max_connections = 1000")
     databases: asyncio.Queue[int] = asyncio.Queue()
     for number in range(1, KILL_RUNS_AT_ONCE + 1):
         databases.put_nowait(number)
