@@ -27,7 +27,7 @@ from shared.errors import StoreDown
 from shared.keys import MARKER_FIELD, Keys, UserKeys
 from shared.overlay import Overlay, merge, read_overlay
 from shared.published import Checkpoint, clear_pending, published_of
-from shared.streams import script
+from shared.scripts import run_script
 
 log = structlog.get_logger()
 
@@ -66,7 +66,6 @@ class Reads:
         self._redis = redis
         self._keys = keys
         self.load = load
-        self._fill = redis.register_script(script("fill"))
         self._loads: dict[tuple[str, bytes], asyncio.Task[bytes]] = {}
 
     async def play_records(self, visitor: Visitor) -> bytes:
@@ -118,11 +117,10 @@ class Reads:
         if overlay.damaged:
             log.error("overlay_damaged", key=user.pending, fields=len(overlay.damaged))
         try:
-            with redis_errors():
-                if time.monotonic() - snapshot.taken_at_s < FILL_AGE_MAX_S:
-                    await self._fill_cache(user, snapshot, merged)
-                if gone := overlay.settled + overlay.damaged:
-                    await clear_pending(self._redis, snapshot.published, [(user, gone)])
+            if time.monotonic() - snapshot.taken_at_s < FILL_AGE_MAX_S:
+                await self._fill_cache(user, snapshot, merged)
+            if gone := overlay.settled + overlay.damaged:
+                await clear_pending(self._redis, snapshot.published, [(user, gone)])
         except StoreDown as error:
             log.warning("fill_failed", error=str(error))
 
@@ -133,7 +131,7 @@ class Reads:
         arguments: list[Any] = [snapshot.version, ttl_ms, MARKER_FIELD, snapshot.marker]
         for field, value in merged.items():
             arguments += (field, value)
-        await self._fill([user.version, user.cached], arguments)
+        await run_script(self._redis, "fill", [user.version, user.cached], arguments)
 
 
 def _hash(key: str, reply: Any) -> Mapping[bytes, bytes]:

@@ -20,7 +20,8 @@ from shared.connections import Command, exchange, is_reset, redis_errors
 from shared.durability import IN_MEMORY, MEMORY, proven
 from shared.errors import AckUnmet, AppendRefused, StoreDown
 from shared.keys import Keys
-from shared.streams import Append, ShardGroup, append_arguments, entry_id, now_ms_of, script
+from shared.scripts import script
+from shared.streams import Append, ShardGroup, append_arguments, entry_id, now_ms_of
 from shared.witness import Sighting, Witness
 
 _APPEND = script("append").encode()

@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 from shared.connections import redis_errors
 from shared.errors import Rewound
 from shared.keys import UserKeys
-from shared.streams import BEGINNING, EntryId, entry_id, script
+from shared.scripts import run_script
+from shared.streams import BEGINNING, EntryId, entry_id
 
 #: Lua unpacks at most some thousand values at once.
 _FIELDS_PER_CALL = 1_000
@@ -177,8 +178,7 @@ async def publish(
     fields.append(checkpoint.replid)
     for name, value in _published_fields(checkpoint).items():
         fields += (name, value)
-    with redis_errors():
-        answer = await redis.register_script(script("publish"))(names, fields)
+    answer = await run_script(redis, "publish", names, fields)
     if answer < 0:
         raise Rewound("the stream is not the one that was drained")
     return bool(answer)
@@ -257,19 +257,17 @@ async def clear_pending(
 
     Housekeeping: a field left behind does not count (protocol 7). Raises `StoreDown`.
     """
-    run = redis.register_script(script("clear_pending"))
     keys: list[str] = []
     position = (upto.last.ms, upto.last.seq, stamps_text(upto))
     arguments: list[Any] = [*position]
-    with redis_errors():
-        for user, fields in written:
-            for start in range(0, len(fields), _FIELDS_PER_CALL):
-                part = fields[start : start + _FIELDS_PER_CALL]
-                keys.append(user.pending)
-                arguments += (len(part), *part)
-            if len(keys) >= _USERS_PER_CALL:
-                await run(keys, arguments)
-                keys, arguments = [], [*position]
-                await asyncio.sleep(_BETWEEN_CALLS_S)
-        if keys:
-            await run(keys, arguments)
+    for user, fields in written:
+        for start in range(0, len(fields), _FIELDS_PER_CALL):
+            part = fields[start : start + _FIELDS_PER_CALL]
+            keys.append(user.pending)
+            arguments += (len(part), *part)
+        if len(keys) >= _USERS_PER_CALL:
+            await run_script(redis, "clear_pending", keys, arguments)
+            keys, arguments = [], [*position]
+            await asyncio.sleep(_BETWEEN_CALLS_S)
+    if keys:
+        await run_script(redis, "clear_pending", keys, arguments)

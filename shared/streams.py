@@ -1,15 +1,9 @@
-"""
-The streams' verbs: append a group, read a chunk, trim.
-
-What must change together is one script (shared/lua); each says what it keeps.
-"""
+"""The streams' verbs: append a group, read a chunk, trim."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -19,16 +13,7 @@ from redis.exceptions import ResponseError
 from shared.connections import redis_errors, sound
 from shared.errors import StoreDown
 from shared.keys import Keys, UserKeys, testimonies_of
-
-_LUA = Path(__file__).parent / "lua"
-
-
-@cache
-def script(name: str) -> str:
-    """The text of shared/lua/*name*.lua, after what all scripts share."""
-    texts = [(_LUA / f"{each}.lua").read_text(encoding="utf-8") for each in ("stamp", name)]
-    return "".join(texts)
-
+from shared.scripts import run_script
 
 #: More entries than that come in no millisecond.
 SEQ_MAX = 2**63 - 1
@@ -174,8 +159,7 @@ def is_same_stream(stamp: str, other: str) -> bool:
 
 async def mark_stream(redis: Redis, stream: str) -> str:
     """The stamp of *stream*, which is made and marked where it was not. Raises `StoreDown`."""
-    with redis_errors():
-        stamp: bytes = await redis.register_script(script("mark"))([stream])
+    stamp: bytes = await run_script(redis, "mark", [stream])
     if not stamp:
         raise StoreDown("this Redis is a replica now")
     return stamp.decode()
@@ -200,8 +184,7 @@ async def trim(
     entries say nothing about this checkpoint. Raises `StoreDown`.
     """
     minid = min(checkpoint, EntryId(max(keep_after_ms, 0), 0))
-    with redis_errors():
-        return int(await redis.register_script(script("trim"))([stream], [stamp, str(minid)]))
+    return int(await run_script(redis, "trim", [stream], [stamp, str(minid)]))
 
 
 # --- what appends send --------------------------------------------------------

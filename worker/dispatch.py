@@ -26,7 +26,7 @@ import structlog
 
 from shared.connections import redis_errors
 from shared.errors import MoonwakeError, ShardStopped, StoreDown
-from shared.streams import script
+from shared.scripts import run_script
 from worker import leases
 from worker.deps import Deps
 from worker.drain import ShardDrain
@@ -256,8 +256,7 @@ class Dispatcher:
 
     async def _note_clean_end(self, shard: Shard) -> None:
         key = self.deps.keys.checkpoint(*shard)
-        with redis_errors():
-            await self.deps.redis.register_script(script("leave"))([key], [self.worker_id])
+        await run_script(self.deps.redis, "leave", [key], [self.worker_id])
 
     async def _stop_shard(self, shard: Shard, error: ShardStopped) -> None:
         log.error("shard_stopped", stream=shard[0], shard=shard[1], error=str(error))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from shared.connections import redis_errors
-from shared.streams import script
+from shared.scripts import run_script
 
 LEASE_MS = 3_000
 
@@ -31,5 +31,4 @@ async def give_back(redis: Redis, key: str, lease_id: str) -> None:
 
 
 async def _renew(redis: Redis, key: str, lease_id: str, ttl_ms: int) -> bool:
-    with redis_errors():
-        return bool(await redis.register_script(script("renew"))([key], [lease_id, ttl_ms]))
+    return bool(await run_script(redis, "renew", [key], [lease_id, ttl_ms]))

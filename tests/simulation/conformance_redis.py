@@ -8,6 +8,7 @@ from typing import Any
 
 from shared.keys import CLEAR_FIELD
 from shared.published import BatchWork, Checkpoint, clear_pending, publish, read_published
+from shared.scripts import script
 from shared.streams import (
     BEGINNING,
     Append,
@@ -17,7 +18,6 @@ from shared.streams import (
     entry_id,
     read_chunk,
     read_range,
-    script,
     trim,
 )
 from tests.simulation.conformance import Case, Stores, outcome

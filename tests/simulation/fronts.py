@@ -10,7 +10,8 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from shared.keys import CLEAR_FIELD, shard_of
-from shared.streams import Append, ShardGroup, append_arguments, entry_id, script
+from shared.scripts import script
+from shared.streams import Append, ShardGroup, append_arguments, entry_id
 from shared.witness import Sighting, Witness
 from tests.simulation.loop import Process
 from tests.simulation.product import LOOK_S

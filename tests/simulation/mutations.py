@@ -17,7 +17,7 @@ from shared import published, streams
 from shared.connections import transaction
 from shared.errors import CheckpointMoved, Transient
 from shared.published import Checkpoint
-from shared.streams import script
+from shared.scripts import script
 from tests.simulation import redis_scripts
 from tests.simulation.redis_server import RedisServer, to_bytes
 from worker import batches, checkpoints, drain, incidents, leases, rewind, takeover

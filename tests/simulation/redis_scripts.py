@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from shared.streams import EntryId, entry_id, script
+from shared.scripts import script
+from shared.streams import EntryId, entry_id
 from tests.simulation.redis_server import RedisServer, to_bytes
 
 _MARK = b"moonwake:"
