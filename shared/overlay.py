@@ -46,7 +46,8 @@ def read_overlay(fields: Mapping[bytes, bytes], published: Checkpoint) -> Overla
     """The overlay in *fields* (a whole HGETALL); a field counts only above *published*.
 
     *published* knows that of each stream: the ids of another one need not be greater
-    (protocol 24).
+    (protocol 24). What is of one that is over was lost, and must not hide what was
+    written since.
     """
     overlay = Overlay()
     cleared = None
@@ -88,7 +89,7 @@ def _read_clear(
         overlay.damaged.append(CLEAR_FIELD)
     elif published.settles(at, stamp.decode("latin-1")):
         overlay.settled.append(CLEAR_FIELD)
-    else:
+    elif stamp.decode("latin-1") not in published.over:
         overlay.cleared = True
         return stamp, at
     return None
@@ -107,6 +108,8 @@ def _read_field(
         before_clear = cleared is not None and cleared[0] == stamp and at <= cleared[1]
         if before_clear or published.settles(at, stamp.decode("latin-1")):
             overlay.settled.append(name)
+        elif stamp.decode("latin-1") in published.over:
+            return  # lost, and counted
         elif op == b"d":
             overlay.deleted.add(name)
         elif op == b"s":

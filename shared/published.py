@@ -7,6 +7,7 @@ The row in MySQL is the truth; whoever commits publishes it afterwards (protocol
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -19,6 +20,8 @@ from shared.keys import UserKeys
 from shared.scripts import run_script
 from shared.streams import BEGINNING, EntryId, entry_id
 
+#: One of what `stamps_text` writes.
+_STAMP = re.compile(r"(\w+)=(\d+)-(\d+)(!?)")
 #: Lua unpacks at most some thousand values at once.
 _FIELDS_PER_CALL = 1_000
 _USERS_PER_CALL = 100
@@ -48,7 +51,8 @@ class Checkpoint:
     lost: int = 0
     replid: str = ""
     stamps: Mapping[str, EntryId] = field(default_factory=dict)
-    #: Those of them whose streams are gone: what they held beyond that is lost.
+    #: Those of them that have no entry left to be dealt with: what they had beyond that is
+    #: lost, unless a backup of Redis brings it back.
     over: frozenset[str] = frozenset()
     #: Entries are dated at least this (Unix ms): after a rewind the clock of a new master
     #: may be behind that of the old one, and the last write wins all the same.
@@ -78,19 +82,22 @@ class Checkpoint:
         kept = {stamp: last for stamp, last in self.stamps.items() if stamp not in through}
         return self._with_stamps({**kept, **through})
 
-    def knowing(self, retained: Collection[str]) -> Checkpoint:
-        """The same, aware of the stamps that are *retained*, though none of their entries may
-        be dealt with, and of no more old ones than it takes: those are over.
+    def knowing(self, met: Collection[str]) -> Checkpoint:
+        """The same, aware of the stamps that were *met*, though none of their entries may be
+        dealt with, and of no more old ones than it takes.
         """
         latest = list(self.stamps)[-STAMPS_KEPT:]
         kept = {
-            stamp: last
-            for stamp, last in self.stamps.items()
-            if stamp in latest or stamp in retained
+            stamp: last for stamp, last in self.stamps.items() if stamp in latest or stamp in met
         }
-        new = dict.fromkeys(sorted(set(retained) - kept.keys()), BEGINNING)
-        known = self._with_stamps({**kept, **new})
-        return replace(known, over=frozenset(known.stamps.keys() - set(retained)))
+        new = dict.fromkeys(sorted(set(met) - kept.keys()), BEGINNING)
+        return self._with_stamps({**kept, **new})
+
+    def waiting_for(self, stamps: Collection[str]) -> Checkpoint:
+        """The same, where only the streams with *stamps* have entries to be dealt with, or may
+        get any: all others are over.
+        """
+        return replace(self, over=frozenset(self.stamps.keys() - set(stamps)))
 
     def _with_stamps(self, stamps: Mapping[str, EntryId]) -> Checkpoint:
         kept = dict(list(stamps.items())[-STAMPS_MAX:])
@@ -107,14 +114,12 @@ class Checkpoint:
         return through is not None and at <= through
 
     def settles(self, at: EntryId, stamp: str) -> bool:
-        """Does an overlay field of the Redis that this is published in count no more?
+        """The same for an overlay field of the Redis that this is published in.
 
-        What a stream held that is over was applied or is lost, and counted: it must not
-        hide what was written since. Where its stamp is not known it is an old one, long
-        forgotten, or a new one: of those append.lua gives every id above the published
-        checkpoint.
+        Where its stamp is not known it is an old one, long forgotten, or a new one: of
+        those append.lua gives every id above the published checkpoint.
         """
-        return stamp in self.over or at <= self.stamps.get(stamp, self.last)
+        return at <= self.stamps.get(stamp, self.last)
 
 
 #: The columns of `stream_checkpoints` that `checkpoint_of` takes.
@@ -127,7 +132,8 @@ CHECKPOINT_COLUMNS = (
 def checkpoint_of(row: Sequence[Any]) -> Checkpoint:
     """The checkpoint in a row of `CHECKPOINT_COLUMNS`."""
     incarnation, batch_no, last_ms, last_seq, base, applied, dead, lost, replid, *others = row
-    stamps, floor_ms, again_through = others
+    text, floor_ms, again_through = others
+    stamps, over = stamps_in(text)
     return Checkpoint(
         incarnation=incarnation,
         batch_no=batch_no,
@@ -137,8 +143,8 @@ def checkpoint_of(row: Sequence[Any]) -> Checkpoint:
         dead=dead,
         lost=lost,
         replid=replid,
-        stamps=stamps_of(stamps),
-        over=over_of(stamps),
+        stamps=stamps,
+        over=over,
         floor_ms=floor_ms,
         again_through=entry_id(again_through.encode()),
     )
@@ -207,7 +213,7 @@ def published_of(fields: dict[bytes, bytes]) -> Checkpoint | None:
     def number(name: bytes) -> int:
         return int(fields.get(name, b"0"))
 
-    stamps = fields.get(b"stamps", b"").decode()
+    stamps, over = stamps_in(fields.get(b"stamps", b"").decode(errors="replace"))
     return Checkpoint(
         incarnation=number(b"incarnation"),
         batch_no=number(b"batch_no"),
@@ -217,8 +223,8 @@ def published_of(fields: dict[bytes, bytes]) -> Checkpoint | None:
         dead=number(b"dead"),
         lost=number(b"lost"),
         replid=fields.get(b"replid", b"").decode(),
-        stamps=stamps_of(stamps),
-        over=over_of(stamps),
+        stamps=stamps,
+        over=over,
         floor_ms=number(b"floor_ms"),
     )
 
@@ -231,15 +237,14 @@ def stamps_text(checkpoint: Checkpoint) -> str:
     )
 
 
-def stamps_of(text: str) -> dict[str, EntryId]:
-    """The stamps in what `stamps_text` wrote, and up to where they are dealt with."""
-    parts = [part.rstrip("!").partition("=") for part in text.split(",") if part]
-    return {stamp: entry_id(last.encode()) for stamp, _, last in parts}
+def stamps_in(text: str) -> tuple[dict[str, EntryId], frozenset[str]]:
+    """What `stamps_text` wrote: how far each stamp is dealt with, and those that are over.
 
-
-def over_of(text: str) -> frozenset[str]:
-    """Those of them that are over."""
-    return frozenset(part.partition("=")[0] for part in text.split(",") if part.endswith("!"))
+    Anything else in *text* is passed over: a shard must not stop for it.
+    """
+    found = _STAMP.findall(text)
+    over = frozenset(stamp for stamp, _, _, mark in found if mark)
+    return {stamp: EntryId(int(ms), int(seq)) for stamp, ms, seq, _ in found}, over
 
 
 async def read_published(redis: Redis, key: str) -> Checkpoint | None:
@@ -255,10 +260,11 @@ async def clear_pending(
 ) -> None:
     """Remove the overlay fields in *written* that *upto* proves to be in MySQL.
 
-    Housekeeping: a field left behind does not count (protocol 7). Raises `StoreDown`.
+    Housekeeping: a field left behind does not count (protocol 7). Those of stamps that are
+    over stay, for a backup may bring their entries back. Raises `StoreDown`.
     """
     keys: list[str] = []
-    position = (upto.last.ms, upto.last.seq, stamps_text(upto))
+    position = (upto.last.ms, upto.last.seq, stamps_text(replace(upto, over=frozenset())))
     arguments: list[Any] = [*position]
     for user, fields in written:
         for start in range(0, len(fields), _FIELDS_PER_CALL):

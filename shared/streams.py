@@ -37,7 +37,7 @@ class EntryId(NamedTuple):
 
 BEGINNING = EntryId(0, 0)
 #: As stamp.lua has them.
-_MASTER_CHARACTERS, _MARK = 8, b"moonwake:"
+_MASTER_CHARACTERS, STAMP_CHARACTERS, _MARK = 8, 16, b"moonwake:"
 
 
 def entry_id(text: bytes) -> EntryId:

@@ -57,6 +57,8 @@ class Batch:
     stamp: str = ""
     #: Of each stamp the last entry that carries it.
     stamps: dict[str, EntryId] = field(default_factory=dict)
+    #: Is it known that no entry of another stamp than *stamp* is left?
+    is_alone: bool = False
     #: The only entry, while there is just one: what to keep if MySQL refuses it.
     only: RawEntry | None = None
 
@@ -111,6 +113,8 @@ class BatchReader:
         self._stamp = checkpoint.replid
         self._left: Sequence[RawEntry] = ()
         self._chunk: Chunk | None = None
+        #: Were entries missing that would have come before the end of the stream?
+        self._has_lost = False
         self._count = _CHUNK_ENTRIES
         #: Users of the batch that belong to this shard.
         self._own: set[str] = set()
@@ -140,7 +144,9 @@ class BatchReader:
         batch.stamp = self._stamp = chunk.stamp
         batch.info, batch.now_ms = chunk.info, chunk.now_ms
         batch.at_tail = len(chunk.entries) < self._count
-        batch.lost += self._missing(chunk, at_tail=batch.at_tail)
+        missing = self._missing(chunk, at_tail=batch.at_tail)
+        batch.lost += missing
+        self._has_lost = self._has_lost or missing > 0
         if chunk.entries:
             size = sum(map(len, chain.from_iterable([fields for _, fields in chunk.entries])))
             average = size // len(chunk.entries) + 1
@@ -172,7 +178,17 @@ class BatchReader:
                 return True
             await asyncio.sleep(0)
         self._left = ()
+        if self._has_lost and not batch.is_empty and batch.at_tail:
+            self._pass_over(batch)
         return batch.entries >= limits.entries or batch.fold.rows >= limits.rows
+
+    def _pass_over(self, batch: Batch) -> None:
+        """Go on behind what is missing: nothing up to the end of the stream is left.
+
+        Or readers would wait for it: they go by the position (protocol 7).
+        """
+        batch.last = self._after = batch.stamps[batch.stamp] = batch.info.last
+        batch.is_alone, self._has_lost = True, False
 
     def _take(self, batch: Batch, entries: Sequence[RawEntry], limits: Limits) -> int:
         """Fold *entries* in until the batch has to close; how many were."""

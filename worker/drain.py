@@ -189,6 +189,8 @@ class ShardDrain:
             lost=old.lost + batch.lost,
             replid=batch.stamp,
         ).with_applied(batch.stamps)
+        if batch.is_alone:
+            new = new.waiting_for([batch.stamp])
         stream = self._sink.stream
         self._in_transaction = False
         async with asyncio.timeout(SILENCE_MAX_S), transaction(self._deps.pool) as cursor:

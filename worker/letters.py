@@ -10,7 +10,7 @@ import orjson
 
 from shared.connections import Cursor
 from shared.errors import InvalidField
-from shared.streams import EntryId, RawEntry, entry_id
+from shared.streams import STAMP_CHARACTERS, EntryId, RawEntry, entry_id
 from worker.sql import upsert
 
 #: What of an entry's raw fields is kept.
@@ -88,21 +88,28 @@ async def insert_letters(
 
 def body_of(fields: Sequence[bytes]) -> tuple[bytes, bool]:
     """(field `d`, did another producer write it?) of an entry; raises `InvalidField`."""
-    if len(fields) == 4 and fields[0] == b"d" and fields[2] == b"i":
+    if len(fields) == 4 and fields[0] == b"d" and fields[2] == b"i" and _is_stamp(fields[3]):
         return fields[1], False
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     if b"d" not in named:
         raise InvalidField("Missing field", "d", "one field d that holds the event as JSON")
-    return named[b"d"], b"i" not in named
+    return named[b"d"], not _is_stamp(named.get(b"i", b""))
 
 
 def stamp_in(entry: RawEntry) -> str | None:
-    """The stamp that moonwake's own entries carry; None for another producer's."""
+    """The stamp that moonwake's own entries carry; None for another producer's.
+
+    Whatever else somebody puts into that field: it is kept with the checkpoint.
+    """
     fields = entry[1]
     for name, value in zip(fields[::2], fields[1::2], strict=True):
-        if name == b"i":
-            return value.decode(errors="replace")
+        if name == b"i" and _is_stamp(value):
+            return value.decode()
     return None
+
+
+def _is_stamp(value: bytes) -> bool:
+    return len(value) == STAMP_CHARACTERS and value.isalnum()
 
 
 def pack_fields(fields: Sequence[bytes]) -> bytes:

@@ -57,9 +57,10 @@ class Retained:
     new: int = 0
     #: Entries that are not applied, and will not be: they were counted as lost.
     returned: int = 0
-    #: Those that carry no stamp, and the stamps of the others.
+    #: Those that carry no stamp, and the stamps of the others; of those from `first` on.
     foreign: int = 0
     stamps: set[str] = field(default_factory=set)
+    readable_stamps: set[str] = field(default_factory=set)
     #: Of the last of them that is not new; empty where there is none.
     old_stamp: str = ""
 
@@ -76,10 +77,13 @@ class Retained:
         if is_settled and stamp is not None and before.committed.stamps:
             self.returned += self.unsettled
             self.first, self.readable, self.unsettled, self.new, is_new = None, 0, 0, 0, False
+            self.readable_stamps.clear()
         elif self.first is None and (is_new or not is_settled):
             self.first = at
         self.entries += 1
-        self.readable += self.first is not None
+        if self.first is not None:
+            self.readable += 1
+            self.readable_stamps.update([stamp] if stamp else ())
         self.unsettled += is_new or not is_settled
         self.new += is_new
 

@@ -184,7 +184,12 @@ async def _open_incarnation(
         replid=retained.stamp,
         floor_ms=max(old.floor_ms, min(old.last.ms, now_ms + _FLOOR_AHEAD_MS)),
         again_through=max(old.again_through, again),
-    ).knowing({*retained.stamps, retained.stamp})
+    )
+    # A restored MySQL need not know of them: their overlay fields must not wait for ever.
+    met = {*loss.ended.stamps, loss.ended.replid, hearing.stamp} - {""}
+    new = new.knowing({*retained.stamps, retained.stamp, *met}).waiting_for(
+        {*retained.readable_stamps, retained.stamp}
+    )
     incident = _incident(loss, hearing, new)
     async with transaction(deps.pool) as cursor:
         await checkpoints.advance(cursor, stream, shard, old, new, retained.info)

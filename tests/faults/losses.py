@@ -55,13 +55,17 @@ def losses_of(
     """
     found = Losses()
     left = {incident.id: incident for incident in incidents}
+    again = _counted_again(list(left.values()), forgotten)
     for number, rewind in enumerate(rewinds, start=1):
         for shard in rewind.shards:
             told = [left.pop(each) for each in sorted(rewind.incidents[shard]) if each in left]
-            case = _Case(rewind, shard, told, acknowledged, were_steady, forgotten)
+            case = _Case(rewind, shard, told, acknowledged, were_steady)
+            case.forgotten = sum(again.get(incident.id, 0) for incident in case.told)
+            if any(each.takes_away(case.told) for each in forgotten):
+                case.is_steady = case.must_be_exact = False
             found.take(case, f"rewind {number}, shard {shard}")
     for incident in left.values():
-        if incident.lost > _forgotten_before([incident], forgotten):
+        if incident.lost > again.get(incident.id, 0):
             found.differences.append(f"nothing was taken away, and yet there is {incident}")
     return found
 
@@ -76,7 +80,6 @@ class _Case:
         told: Sequence[Incident],
         acknowledged: Set[str],
         were_steady: Callable[[Rewind, int], bool],
-        forgotten: Sequence[Forgotten],
     ) -> None:
         gone, first = rewind.gone(shard), rewind.foreign_first(shard)
         self.told = rewind.counted_by(told)
@@ -85,11 +88,10 @@ class _Case:
         self.count = sum(incident.lost for incident in self.told)
         self.is_exact = all(incident.is_exact for incident in self.told)
         self.acknowledged = len(self.missing & acknowledged)
-        self.forgotten = _forgotten_before(self.told, forgotten)
+        #: Entries of earlier losses whose count a backup took away.
+        self.forgotten = 0
         until_ms = max((incident.at_ms for incident in self.told), default=0)
-        # A backup that is put back takes away what fronts had said, too.
-        is_kept = not any(f.shard == shard and f.at_ms >= rewind.whole_at_ms for f in forgotten)
-        self.is_steady = bool(self.told) and is_kept and were_steady(rewind, until_ms)
+        self.is_steady = bool(self.told) and were_steady(rewind, until_ms)
         self.must_be_exact = self.is_steady and not rewind.has_foreign(shard)
         #: Of those nobody can say whether the old stream had them: they may hide others.
         self.unclear = len(first)
@@ -110,18 +112,13 @@ class _Case:
         )
 
 
-def _forgotten_before(told: Sequence[Incident], forgotten: Sequence[Forgotten]) -> int:
-    """How many entries the incidents in *told* that found a restored database count again."""
-    return sum(
-        each.lost
-        for each in forgotten
-        if any(
-            incident.cause == "mysql_restored"
-            and incident.shard == each.shard
-            and incident.at_ms >= each.at_ms
-            for incident in told
-        )
-    )
+def _counted_again(incidents: Sequence[Incident], forgotten: Sequence[Forgotten]) -> dict[int, int]:
+    """Incident -> how many entries it counts a second time, because a backup forgot the first."""
+    again: dict[int, int] = {}
+    for each in forgotten:
+        if (by := each.found_by(incidents)) is not None:
+            again[by.id] = again.get(by.id, 0) + each.lost
+    return again
 
 
 def applied_in_order(tapes: Sequence[Tape], lost: Set[str]) -> list[Entry]:

@@ -238,6 +238,7 @@ class MysqlRestored(Fault):
             await backup.take()
         except OperationalError as error:
             raise NotInjected(f"the backup could not be taken: {error}") from error
+        since_ms = time.time_ns() // 1_000_000
         saved = await site.mysql.checkpoints()
         await asyncio.sleep(site.dice.uniform(*_AGE_S))
 
@@ -250,17 +251,17 @@ class MysqlRestored(Fault):
             try:
                 counted = await site.mysql.lost()
                 await backup.restore()
-                site.forgotten += _forgotten(counted, await site.mysql.lost())
+                site.forgotten += _forgotten(counted, await site.mysql.lost(), since_ms)
             finally:
                 site.mysql.proxy.heal()
         site.note(f"{self.kind}: back to {saved}, forgotten so far {site.forgotten}")
 
 
-def _forgotten(counted: dict[int, int], kept: dict[int, int]) -> list[Forgotten]:
+def _forgotten(counted: dict[int, int], kept: dict[int, int], since_ms: int) -> list[Forgotten]:
     """The losses that were *counted*, less those whose count a backup *kept*."""
     now_ms = time.time_ns() // 1_000_000
     return [
-        Forgotten(shard, lost - kept.get(shard, 0), now_ms)
+        Forgotten(shard, lost - kept.get(shard, 0), since_ms, now_ms)
         for shard, lost in counted.items()
         if lost > kept.get(shard, 0)
     ]

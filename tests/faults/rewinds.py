@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -43,14 +43,32 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """*lost* entries of a shard that moonwake had counted, and whose count a backup took away.
+    """*lost* entries of a shard that moonwake had counted, and whose count was taken away at
+    *at_ms* with a database that was replaced by a backup from *since_ms*.
 
-    They are counted again where the restored database is found out.
+    They are counted again by the incident that finds the restored database out.
     """
 
     shard: int
     lost: int
+    since_ms: int
     at_ms: int
+
+    def found_by(self, incidents: Iterable[Incident]) -> Incident | None:
+        """The first incident of the shard after it: no stream goes on without one."""
+        after = [
+            incident
+            for incident in incidents
+            if incident.shard == self.shard
+            and incident.at_ms >= self.at_ms
+            and incident.cause != "trimmed"
+        ]
+        return min(after, key=lambda incident: incident.id, default=None)
+
+    def takes_away(self, told: Sequence[Incident]) -> bool:
+        """May it have taken away what fronts said of these, or one that told of them?"""
+        at = [incident.at_ms for incident in told if incident.shard == self.shard]
+        return any(self.since_ms <= each for each in at) and min(at) <= self.at_ms
 
 
 class Rewind:

@@ -192,7 +192,8 @@ class _Run:
         reckoning.add("the end", failed)
         reckoning.add("ended by itself", self._supervisor.unasked)
         reckoning.add("stale read", self._load.stale)
-        reckoning.add("last read", await compare_views(self._site, self._pool, histories))
+        lost = reckoning.losses.lost
+        reckoning.add("last read", await compare_views(self._site, self._pool, histories, lost))
         counts = self._load.counts
         counts["incidents, exactly"] = reckoning.losses.exact
         counts["incidents, at least"] = reckoning.losses.at_least

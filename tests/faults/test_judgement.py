@@ -106,14 +106,14 @@ def test_of_what_a_stranger_took_out_the_first_may_have_been_read_before() -> No
 
 @pytest.mark.parametrize(
     ("count", "cause", "differences"),
-    [(4, "mysql_restored", 0), (5, "mysql_restored", 1), (4, "recreated", 1)],
+    [(4, "mysql_restored", 0), (4, "recreated", 0), (5, "mysql_restored", 1), (4, "trimmed", 1)],
 )
-def test_only_a_restored_database_counts_again_what_it_forgot(
+def test_only_who_finds_a_restored_database_counts_again_what_it_forgot(
     count: int, cause: str, differences: int
 ) -> None:
     """Two are gone, and the count of two others was taken away with the old database."""
     told = replace(incident(count, after=1, cause=cause, exact=False), at_ms=7)
-    forgotten = [Forgotten(0, 2, 5), Forgotten(0, 9, 8), Forgotten(1, 9, 5)]
+    forgotten = [Forgotten(0, 2, 1, 5), Forgotten(0, 9, 1, 8), Forgotten(1, 9, 1, 5)]
 
     losses = judged((1, 2, 3), (4,), told, {"n1", "n2", "n3"}, forgotten=forgotten)
 
@@ -126,10 +126,21 @@ def test_what_a_backup_took_away_need_not_be_exact() -> None:
     told = incident(1, after=1, exact=False)
 
     assert judged((1, 2, 3), (4,), told, {"n2", "n3"}, steady=True).differences
-    forgotten = [Forgotten(0, 1, 2**60)]
-    assert not judged(
-        (1, 2, 3), (4,), told, {"n2", "n3"}, steady=True, forgotten=forgotten
-    ).differences
+    later, older = Forgotten(0, 1, 0, 9), Forgotten(0, 1, 5, 9)
+    for forgotten, differences in ((later, 0), (older, 1)):
+        losses = judged((1, 2, 3), (4,), told, {"n2", "n3"}, steady=True, forgotten=[forgotten])
+        assert differences == len(losses.differences)
+
+
+def test_what_a_backup_forgot_is_counted_again_once() -> None:
+    """Another restored database that forgot nothing has nothing to count again."""
+    first = replace(incident(2, after=9, cause="mysql_restored"), id=1, at_ms=6)
+    second = replace(first, id=2, at_ms=7)
+
+    losses = losses_of([], [first, second], set(), forgotten=[Forgotten(0, 2, 1, 5)])
+
+    assert 1 == len(losses.differences)
+    assert "id=2" in losses.differences[0]
 
 
 @pytest.mark.parametrize(("count", "exact"), [(0, False), (1, False), (2, False), (1, True)])

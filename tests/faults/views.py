@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import orjson
 
@@ -19,15 +19,25 @@ from tests.plays import STREAM
 _USERS = 200
 
 
-async def compare_views(site: Site, pool: Pool, histories: Sequence[History]) -> list[str]:
-    """Users whose records a front shows otherwise than MySQL has them."""
+async def compare_views(
+    site: Site, pool: Pool, histories: Sequence[History], lost: Set[str]
+) -> list[str]:
+    """Users whose records a front shows otherwise than MySQL has them.
+
+    Looked at are the last ones, and all who *lost* a write.
+    """
+    harmed = [
+        history
+        for history in histories[:-_USERS]
+        if not lost.isdisjoint(write.identity for write in history.writes)
+    ]
     held: dict[str, dict[str, int]] = {}
     for (user, source, content_id), values in (await records(pool)).items():
         held.setdefault(user, {})[f"{source}+{content_id}"] = values[1]
     found: list[str] = []
     for front in site.fronts:
         client = HttpClient(front.port, timeout_s=10)
-        for history in histories[-_USERS:]:
+        for history in [*harmed, *histories[-_USERS:]]:
             cookie = f"user_auth={sign(history.user, 'user', site.settings.password, 0)}"
             try:
                 answer = await client.request("GET", PATH, cookie)

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from shared.connections import Pool, transaction
 from shared.errors import ShardStopped
+from shared.published import read_published
 from shared.settings import Settings
 from tests.mysql_state import books
 from tests.plays import add_foreign, append, deps_of, drain_all, rows, save
@@ -186,6 +187,26 @@ async def test_many_undecodable_entries_never_stop_the_shard(deps: Deps) -> None
     await drain_all(deps)
 
     assert (201, 1, 200, 0) == await books(deps.pool)
+
+
+@pytest.mark.parametrize("given", ["a,b", "a=b", "1!", "x" * 5_000, "\udcff"])
+async def test_what_a_producer_puts_into_the_stamps_field_stops_no_shard(
+    deps: Deps, given: str
+) -> None:
+    """
+    It would be kept with the checkpoint, and read again by every worker and front.
+    """
+    body, stamp = orjson.dumps(save("ann")), given.encode(errors="surrogateescape")
+    await deps.redis.xadd(deps.keys.stream("plays", 0), {"d": body, "i": stamp})
+
+    await drain_all(deps)
+    await append(deps.settings, deps.redis, [save("bob")])
+    await drain_all(deps)
+
+    assert (2, 2, 0, 0) == await books(deps.pool)
+    published = await read_published(deps.redis, deps.keys.checkpoint("plays", 0))
+    assert published is not None
+    assert 1 == len(published.stamps)
 
 
 def test_packed_fields_unpack_to_themselves() -> None:

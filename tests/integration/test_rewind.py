@@ -17,7 +17,7 @@ from shared.published import STAMPS_KEPT, read_published
 from shared.settings import Settings
 from shared.streams import BEGINNING, RawEntry, entry_id, mark_stream, trim
 from shared.witness import Witness
-from tests.fronts import front
+from tests.fronts import Front, front
 from tests.mysql_state import books
 from tests.pasts import RedisPast, back_up, incidents, promote, restore
 from tests.plays import (
@@ -723,7 +723,19 @@ async def test_a_copy_of_the_past_is_not_shown_once_the_loss_is_counted(site: Si
         assert 2 == (await it.records("ann"))["s+1"]["play_time"]
 
 
-@pytest.mark.parametrize("lost", ["save", "delete", "clear"])
+WRITES = {
+    "save": lambda it: it.save("ann", "s+1", record(play_time=99)),
+    "delete": lambda it: it.delete("ann", "s+1"),
+    "clear": lambda it: it.clear("ann"),
+}
+
+
+async def shown_to(it: Front, user: str) -> dict[str, int]:
+    """Where *user* is in each content."""
+    return {key: each["play_time"] for key, each in (await it.records(user)).items()}
+
+
+@pytest.mark.parametrize("lost", WRITES)
 async def test_a_lost_write_hides_nothing_once_its_loss_is_counted(site: Site, lost: str) -> None:
     """
     Its overlay field outlives the stream it was in, and would count as pending for ever.
@@ -731,44 +743,151 @@ async def test_a_lost_write_hides_nothing_once_its_loss_is_counted(site: Site, l
     async with front(site.deps.settings) as it:
         await it.save("ann", "s+1", record(play_time=1))
         await site.drain()
-        if lost == "save":
-            await it.save("ann", "s+1", record(play_time=99))
-        elif lost == "delete":
-            await it.delete("ann", "s+1")
-        else:
-            await it.clear("ann")
+        await WRITES[lost](it)
         await site.deps.redis.delete(site.stream)
         await it.save("ann", "s+2", record(play_time=2))
 
         await site.drain()
 
-        shown = {key: each["play_time"] for key, each in (await it.records("ann")).items()}
-        assert {"s+1": 1, "s+2": 2} == shown
-        assert {} == await pending_of(site, "ann")
+        assert {"s+1": 1, "s+2": 2} == await shown_to(it, "ann")
 
 
-async def test_a_write_that_a_stranger_trimmed_is_not_shown_once_its_loss_is_counted(
-    site: Site,
+@pytest.mark.parametrize("lost", WRITES)
+@pytest.mark.parametrize("others", [True, False], ids=["others write", "nobody writes"])
+async def test_a_write_that_a_stranger_trimmed_is_shown_no_more_once_its_loss_is_counted(
+    site: Site, lost: str, *, others: bool
 ) -> None:
     """
-    The cached copy took it in when it was acknowledged.
+    The cached copy and the overlay took it in when it was acknowledged.
     """
     async with front(site.deps.settings) as it:
         await it.save("ann", "s+1", record(play_time=1))
         await site.drain()
         await it.records("ann")
-        await it.save("ann", "s+1", record(play_time=99))
-        assert 99 == (await it.records("ann"))["s+1"]["play_time"]
+        await WRITES[lost](it)
+        assert {"s+1": 1} != await shown_to(it, "ann")
         await site.deps.redis.xtrim(site.stream, maxlen=0, approximate=False)
+        if others:
+            await it.save("bob", "s+2", record(play_time=2))
+
+        await site.drain()
+
+        assert {"s+1": 1} == await shown_to(it, "ann")
+        assert [("trimmed", 1, True)] == await incidents(site.deps.pool)
+
+
+async def test_a_write_of_an_earlier_stream_that_a_stranger_trimmed_is_shown_no_more(
+    site: Site,
+) -> None:
+    """
+    Its stamp is not that of the entries which go on.
+    """
+    async with front(site.deps.settings) as it:
+        await it.save("ann", "s+1", record(play_time=1))
+        await site.drain()
+        await it.clear("ann")
+        await promote(site.deps.redis)
+        await it.save("bob", "s+2", record(play_time=2))
+        await reconcile(site.deps, STREAM, 0)
+        await site.deps.redis.xtrim(site.stream, maxlen=0, approximate=False)
+
+        await site.drain()
+
+        assert {"s+1": 1} == await shown_to(it, "ann")
+
+
+async def test_a_write_that_was_deleted_before_a_restart_is_shown_no_more(site: Site) -> None:
+    """
+    Other entries of its stream are retained, and all of them are applied.
+    """
+    async with front(site.deps.settings) as it:
+        await it.save("ann", "s+1", record(play_time=1))
+        await site.drain()
+        await it.clear("ann")
+        [(identity, _)] = await site.deps.redis.xrevrange(site.stream, count=1)
+        await site.deps.redis.xdel(site.stream, identity)
+        await promote(site.deps.redis)
         await it.save("bob", "s+2", record(play_time=2))
 
         await site.drain()
 
-        assert 1 == (await it.records("ann"))["s+1"]["play_time"]
+        assert {"s+1": 1} == await shown_to(it, "ann")
+
+
+async def test_a_lost_write_that_comes_back_with_its_overlay_is_shown_no_more(site: Site) -> None:
+    """
+    Redis 7.0 revives the end of an append-only file that was cut, overlay and all.
+    """
+    async with front(site.deps.settings) as it:
+        await it.save("ann", "s+1", record(play_time=1))
+        await site.drain()
+        past = await RedisPast.of(site.deps.redis)
+        await it.clear("ann")
+        [lost] = await site.deps.redis.xrevrange(site.stream, count=1)
+        overlay = await pending_of(site, "ann")
+        await past.take_over()
+        await it.save("bob", "s+2", record(play_time=2))
+        await site.drain()
+        await put_between(site, lost)
+        key = site.deps.keys.play_records(0, "ann").pending
+        await site.deps.redis.hset(key, mapping=overlay)  # type: ignore[misc]
+        await promote(site.deps.redis)
+        await it.save("bob", "s+3", record(play_time=3))
+
+        await site.drain()
+
+        assert {"s+1": 1} == await shown_to(it, "ann")
+
+
+async def test_a_stream_that_is_brought_back_brings_its_writes_back(site: Site) -> None:
+    """
+    They were counted as lost; nobody may have taken their overlay fields away.
+    """
+    async with front(site.deps.settings) as it:
+        await it.save("ann", "s+1", record(play_time=1))
+        await site.drain()
+        await it.save("ann", "s+1", record(play_time=99))
+        await site.deps.redis.rename(site.stream, "aside")
+        await it.save("bob", "s+2", record(play_time=2))
+        await site.drain()
+        assert {"s+1": 1} == await shown_to(it, "ann")
+        await site.deps.redis.rename("aside", site.stream)
+
+        await publish_committed(
+            site.deps,
+            PlaysSink(site.deps.settings),
+            0,
+            await reconcile(site.deps, STREAM, 0),
+        )
+        assert {"s+1": 99} == await shown_to(it, "ann")
+        await site.drain()
+
+        assert {"s+1": 99} == await shown_to(it, "ann")
+
+
+async def test_a_restored_mysql_still_knows_which_writes_are_lost(site: Site) -> None:
+    """
+    The backup is older than the stream that they were in.
+    """
+    async with front(site.deps.settings) as it:
+        await it.save("ann", "s+1", record(play_time=1))
+        await site.drain()
+        await back_up(site.deps.pool)
+        await site.deps.redis.delete(site.stream)
+        await it.save("bob", "s+2", record(play_time=2))
+        await site.drain()
+        await it.clear("ann")
+        await site.deps.redis.delete(site.stream)
+        await site.drain()
+        await restore(site.deps.pool)
+
+        await site.drain()
+
+        assert {"s+1": 1} == await shown_to(it, "ann")
 
 
 async def pending_of(site: Site, user: str) -> dict[bytes, bytes]:
-    """What is left of a user's overlay."""
+    """A user's overlay."""
     key = site.deps.keys.play_records(0, user).pending
     fields: dict[bytes, bytes] = await site.deps.redis.hgetall(key)  # type: ignore[misc]
     return fields
