@@ -77,6 +77,8 @@ class GroupCommit:
         """
         try:
             while self._waiting or await self._something_waits():
+                # What this turn of the loop still reads from its clients goes along.
+                await asyncio.sleep(0)
                 await self._send(self._take())
         finally:
             if self._look is not None:

@@ -25,9 +25,9 @@ from shared.streams import Append, ShardGroup, append_arguments, entry_id, now_m
 from shared.witness import Sighting, Witness
 
 _APPEND = script("append").encode()
+_APPEND_SHA = sha1(_APPEND, usedforsecurity=False).hexdigest().encode()
 #: What append.lua answers of a shard before its events' own answers.
 _HEADER = 4
-_APPEND_SHA = sha1(_APPEND, usedforsecurity=False).hexdigest().encode()
 
 
 class RedisClock:

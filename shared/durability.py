@@ -2,7 +2,7 @@
 What an acknowledgement promises (INGEST_ACK), and how Redis shows that it holds.
 
 A level is met or it is not at the moment of each group: the commands of `Promise`
-follow the group's scripts in the same write, and what they answer decides. Asking
+follow the group's script in the same write, and what they answer decides. Asking
 once at the start would not do: AOF, its fsync and replicas change under way.
 """
 

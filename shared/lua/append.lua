@@ -125,7 +125,8 @@ local GROUP_ARGS, EVENT_ARGS = 4, 7
 local function append_group(key, at, events)
   stream, stamp = KEYS[key], replication_id
   if stamp ~= '' then stamp = stamp .. mark(stream) end
-  local published = redis.call('HMGET', KEYS[key + 1], 'last_ms', 'last_seq', 'stamps', 'incarnation')
+  local published =
+    redis.call('HMGET', KEYS[key + 1], 'last_ms', 'last_seq', 'stamps', 'incarnation')
   published_ms, published_seq = published[1] or '0', published[2] or '0'
   known_stamps = published[3] or ''
   local next_id = '*'

@@ -1,8 +1,8 @@
 -- Remove overlay fields whose entries are committed.
 --
 -- KEYS[i] pending overlay of a user. ARGV[1], ARGV[2] the position's ms and seq, ARGV[3] how
--- far the entries of each stamp are applied ('': unknown), then per user: number of fields, fields ... A field that was
--- written again meanwhile stays.
+-- far the entries of each stamp are applied ('': unknown), then per user: number of fields,
+-- fields ... A field that was written again meanwhile stays.
 
 local last_ms, last_seq, stamps = ARGV[1], ARGV[2], ARGV[3]
 

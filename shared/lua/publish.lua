@@ -3,8 +3,9 @@
 -- KEYS[1] published checkpoint, KEYS[2] stream, then per user: version, cached.
 -- ARGV[1] incarnation, ARGV[2] batch_no, ARGV[3] new version token, ARGV[4] entries,
 -- ARGV[5] rows and ARGV[6] ms of the batch, ARGV[7] stamp of the stream it was read from
--- ('': none yet), then field, value ... of the checkpoint. Returns 1, 0 where a later checkpoint is published already, or -1 where the
--- stream is not the one that it speaks of: readers must not take its new entries for old.
+-- ('': none yet), then field, value ... of the checkpoint.
+-- Returns 1, 0 where a later checkpoint is published already, or -1 where the stream is not
+-- the one that it speaks of: readers must not take its new entries for old.
 
 local published = redis.call('HMGET', KEYS[1], 'incarnation', 'batch_no')
 local incarnation, batch_no = tonumber(published[1] or -1), tonumber(published[2] or -1)

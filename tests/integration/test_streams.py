@@ -260,6 +260,19 @@ async def test_an_overlay_field_goes_when_its_entry_is_committed(
     assert stays is bool(await redis.hexists(ANN.pending, "s+1"))  # type: ignore[misc]
 
 
+async def test_an_overlay_field_of_a_stream_that_is_gone_stays(redis: Redis) -> None:
+    """
+    It counts for nothing, but a backup of Redis may bring its entry back.
+    """
+    gone, here = "gone" * 4, "here" * 4
+    await redis.hset(ANN.pending, mapping={"s+1": f"9-0 {gone} d", "s+2": f"9-0 {here} d"})  # type: ignore[misc]
+    upto = Checkpoint(stamps={gone: EntryId(5, 0), here: EntryId(9, 0)}, over=frozenset({gone}))
+
+    await clear_pending(redis, upto, [(ANN, [b"s+1", b"s+2"])])
+
+    assert [b"s+1"] == await redis.hkeys(ANN.pending)  # type: ignore[misc]
+
+
 async def test_big_positions_are_compared_exactly(redis: Redis) -> None:
     """
     Two neighbours above 2^53 are different positions.
