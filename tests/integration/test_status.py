@@ -374,8 +374,11 @@ async def test_watching_prints_a_document_a_line_until_it_is_interrupted(
     deps: Deps, tmp_path: Path
 ) -> None:
     """Ctrl-C is the regular end: exit code of the last look, no traceback."""
+    # Where this suite runs in the background, SIGINT is ignored, and children inherit that.
+    start = "import signal; signal.signal(2, signal.default_int_handler); "
+    start += "from ops.cli import app; app()"
     watching = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from ops.cli import app; app()", "status", "--watch", "--json"),
+        *(sys.executable, "-c", start, "status", "--watch", "--json"),
         env=to_environ(deps.settings),
         cwd=tmp_path,
         stdout=asyncio.subprocess.PIPE,
