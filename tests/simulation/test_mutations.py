@@ -11,7 +11,7 @@ from tests.simulation.runner import run_schedule
 from tests.simulation.scenarios import plan_of
 
 #: Schedules in which every guard that matters is missed, and the harmless ones are not.
-SCHEDULES_MAX, HARMLESS = 1_500, 150
+SCHEDULES_MAX, HARMLESS = 4_000, 150
 
 
 @pytest.mark.parametrize(
