@@ -168,10 +168,10 @@ class AppendConnection:
         return replies or [late] * len(shards), answers
 
     def _outcomes(self, group: ShardGroup, reply: Any) -> list[AppendRefused | None]:
-        if isinstance(reply, AppendRefused):
-            return [reply] * len(group.events)
         if isinstance(reply, Exception):
-            return [AppendRefused(f"Redis: {reply}")] * len(group.events)
+            if not isinstance(reply, AppendRefused):
+                reply = AppendRefused(f"Redis: {reply}")
+            return [reply] * len(group.events)
         added, stamp, incarnation, last, *answers = reply
         refusals = [
             AppendRefused(f"Redis: {answer[1:].decode()}") if answer[:1] == b"!" else None

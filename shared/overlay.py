@@ -81,15 +81,15 @@ def _read_clear(
     """Put the clear field into *overlay*; its stamp and position, None if it does not count."""
     try:
         identity, stamp, op = value.split(b" ")
-        at = entry_id(identity)
+        at, by = entry_id(identity), stamp.decode("latin-1")
     except ValueError:
         overlay.damaged.append(CLEAR_FIELD)
         return None
     if op != b"c":
         overlay.damaged.append(CLEAR_FIELD)
-    elif published.settles(at, stamp.decode("latin-1")):
+    elif published.settles(at, by):
         overlay.settled.append(CLEAR_FIELD)
-    elif stamp.decode("latin-1") not in published.over:
+    elif by not in published.over:
         overlay.cleared = True
         return stamp, at
     return None
@@ -104,11 +104,11 @@ def _read_field(
 ) -> None:
     try:
         identity, stamp, op, *rest = value.split(b" ", 5)
-        at = entry_id(identity)
+        at, by = entry_id(identity), stamp.decode("latin-1")
         before_clear = cleared is not None and cleared[0] == stamp and at <= cleared[1]
-        if before_clear or published.settles(at, stamp.decode("latin-1")):
+        if before_clear or published.settles(at, by):
             overlay.settled.append(name)
-        elif stamp.decode("latin-1") in published.over:
+        elif by in published.over:
             return  # lost, and counted
         elif op == b"d":
             overlay.deleted.add(name)

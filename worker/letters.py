@@ -99,7 +99,7 @@ def body_of(fields: Sequence[bytes]) -> tuple[bytes, bool]:
 def stamp_in(entry: RawEntry) -> str | None:
     """The stamp that moonwake's own entries carry; None for another producer's.
 
-    Whatever else somebody puts into that field: it is kept with the checkpoint.
+    Only what looks like one is: stamps are kept with the checkpoint, and read again from there.
     """
     fields = entry[1]
     for name, value in zip(fields[::2], fields[1::2], strict=True):

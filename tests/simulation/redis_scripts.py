@@ -141,11 +141,9 @@ def _is_written(value: bytes, last: EntryId, stamps: bytes) -> bool:
     if found is None:
         return True
     if stamps:
-        through = re.search(found[2] + rb"=(\d+-\d+)(!?)", stamps)
+        through = re.search(found[2] + rb"=(\d+-\d+)", stamps)
         if through is None:
             return False
-        if through[2]:
-            return True
         last = entry_id(through[1])
     return entry_id(found[1]) <= last
 
