@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from ops import environment
 from shared.cookies import sign
 from shared.errors import SettingsError
+from shared.times import now_ms
 
 
 def cookie(user: Annotated[str, typer.Argument(help="Whose cookie: any name.")]) -> None:
@@ -24,5 +24,5 @@ def cookie(user: Annotated[str, typer.Argument(help="Whose cookie: any name.")])
     if not user:
         raise typer.BadParameter("a user has a name")
     role = "owner" if user == known.get("USERNAME") else "user"
-    value = sign(user, role, password, time.time_ns() // 1_000_000)
+    value = sign(user, role, password, now_ms())
     typer.echo(f"Cookie: user_auth={value}")

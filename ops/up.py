@@ -24,6 +24,7 @@ from ops.programs import find
 from ops.stack import Stack, StackFailed, left_over
 from ops.supervisor import Supervisor, how_it_ended, stop_together
 from shared.cookies import sign
+from shared.times import now_ms
 
 TEND_EVERY_S = 0.2
 WEB_START_TIMEOUT_S = 60.0
@@ -135,7 +136,7 @@ def _tell(stack: Stack) -> None:
     _say(f"owner:          {settings.username}  ({password})")
     _say(f"logs:           {stack.logs}/")
     _say("\nA record going in:\n")
-    _say(_curl(url, sign(settings.username, "owner", settings.password, _now_ms())))
+    _say(_curl(url, sign(settings.username, "owner", settings.password, now_ms())))
     _say("\nand, a moment later, coming out of MySQL:\n")
     client = Path(find("mariadb", "mysql") or "mariadb").name
     _say(f"{client} --defaults-file={shlex.quote(str(stack.run / 'client.cnf'))} -e '{QUERY}'")
@@ -153,7 +154,7 @@ def _curl(url: str, cookie: str) -> str:
         "total_episodes": 12,
         "play_time": 42,
         "total_time": 1440,
-        "save_time": _now_ms(),
+        "save_time": now_ms(),
         "search_title": "Moon Wake",
     }
     body = json.dumps({"key": "demo+1", "record": record}, separators=(",", ":"))
@@ -184,10 +185,6 @@ def _stop(stack: Stack) -> None:
 
 def _ask_to_stop(_number: int, _frame: FrameType | None) -> NoReturn:
     raise _StopAsked
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _say_at(text: str) -> None:

@@ -18,7 +18,7 @@ from redis.asyncio import Connection as RedisConnection
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from shared.errors import Contended, DataRefused, StoreDown, Transient
+from shared.errors import Contended, DataRefused, MoonwakeError, StoreDown, Taken, Transient
 from shared.settings import Settings
 
 __all__ = [
@@ -51,6 +51,9 @@ CONTENDED = frozenset((1205, 1213, 1317, 1969, 3024))
 #: Refusals of a value whose SQLSTATE is the general HY000: wrong string, no default,
 #: CHECK failed, bad UTF-8, row size; 1153 is a packet over max_allowed_packet.
 DATA = frozenset((1153, 1364, 1366, 1300, 1118, 3819))
+
+#: A unique key is taken, by its name or by that of its table.
+TAKEN = frozenset((1062, 1586))
 
 # One command for both servers: MySQL reads /*!80000 */, MariaDB reads /*M! */.
 _SESSION = (
@@ -195,7 +198,7 @@ async def _roll_back(connection: Connection) -> None:
 
 @contextmanager
 def mysql_errors() -> Iterator[None]:
-    """Raise `Transient`, `Contended` or `DataRefused` for the driver's errors that mean so.
+    """Raise `Transient`, `DataRefused` or one of their kinds for the driver's errors.
 
     Anything else (a missing table, a denied command) is a fault of set-up or of
     this program and passes unchanged.
@@ -203,21 +206,28 @@ def mysql_errors() -> Iterator[None]:
     try:
         yield
     except MySQLError as error:
-        code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
-        state = str(error.sqlstate or "")
-        if code in CONTENDED:
-            raise Contended(str(error)) from error
-        if code in TRANSIENT or code == 0:
-            raise Transient(str(error)) from error
-        if code in DATA or state[:2] in {"22", "23"}:
-            raise DataRefused(str(error)) from error
-        raise
+        if (kind := _kind_of(error)) is None:
+            raise
+        raise kind(str(error)) from error
     except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
         raise Transient(f"MySQL connection: {error!r}") from error
     except RuntimeError as error:
         if not is_reset(error):
             raise
         raise Transient(f"MySQL connection: {error!r}") from error
+
+
+def _kind_of(error: MySQLError) -> type[MoonwakeError] | None:
+    """What *error* is in our words; None where it is a fault of set-up or program."""
+    code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    if code in CONTENDED:
+        return Contended
+    if code in TRANSIENT or code == 0:
+        return Transient
+    if code in TAKEN:
+        return Taken
+    refused = code in DATA or str(error.sqlstate or "")[:2] in {"22", "23"}
+    return DataRefused if refused else None
 
 
 def sound(reply: Any) -> Any:

@@ -4,15 +4,20 @@ Errors moonwake raises on purpose, and what the caller does about each.
 * MoonwakeError
   * SettingsError        a setting is missing or wrong -> print it, do not start
   * InvalidField         a request or entry breaks a rule -> 400, or a dead letter
+  * Refused              a rule about what is stored says no -> 400, in words for the user
+    * NotFound           what it is about is not there -> 404
+    * Conflict           it met another change, or a reused Idempotency-Key -> 409
   * Unavailable          a store cannot serve now -> 503 with Retry-After
     * AppendRefused      Redis refused or did not answer an append
       * AckUnmet         Redis cannot keep what INGEST_ACK promises -> do not start, or 503
     * Closed             the shard is above its high-water mark
     * StoreDown          MySQL or Redis cannot be read
+    * Busy               others hold what this needs, for too long
   * CheckpointMoved      another worker is ahead on this shard -> abandon the batch, reload
   * Rewound              Redis holds less than it once did -> open a new incarnation
   * StoredRecordIsNewer  a folded batch met a newer stored record -> read it again, unfolded
   * DataRefused          MySQL refused a value of the batch -> bisect to the entry
+    * Taken              a unique key is taken -> another was first
   * Transient            MySQL failed in a way that passes -> try again
     * Contended          it waited for a lock, or too long -> try again with less at a time
   * ShardStopped         refusals pile up: our fault, not the data's -> stop and say so
@@ -43,6 +48,18 @@ class InvalidField(MoonwakeError):
         self.allowed = allowed
 
 
+class Refused(MoonwakeError):
+    """What is stored does not allow it; nothing was changed. The text is for the user."""
+
+
+class NotFound(Refused):
+    """What the request is about is not there."""
+
+
+class Conflict(Refused):
+    """The request met another change, or its Idempotency-Key was used for another request."""
+
+
 class Unavailable(MoonwakeError):
     """A store cannot serve now; the client may try again."""
 
@@ -69,6 +86,10 @@ class StoreDown(Unavailable):
     """A store could not be reached or answered with an error that passes."""
 
 
+class Busy(Unavailable):
+    """Others hold what this needs, for longer than anybody should wait."""
+
+
 class CheckpointMoved(MoonwakeError):
     """The shard's checkpoint row is not where this worker left it."""
 
@@ -83,6 +104,10 @@ class StoredRecordIsNewer(MoonwakeError):
 
 class DataRefused(MoonwakeError):
     """MySQL refused a value of the batch for what it is; the same batch would fail again."""
+
+
+class Taken(DataRefused):
+    """A unique key is taken: somebody else was first, or the same was done before."""
 
 
 class Transient(MoonwakeError):

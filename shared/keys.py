@@ -84,5 +84,24 @@ class Keys:
         """Written by readiness probes: only a write tells whether writes are accepted."""
         return f"{self.prefix}probe"
 
+    def session(self, session_id: str) -> str:
+        """One login; *session_id* is the SHA-256 of what its cookie holds."""
+        return f"{self.prefix}session:{session_id}"
+
+    def sessions(self, username: str) -> str:
+        """Sorted set of the user's session ids, by when they end."""
+        return f"{self.prefix}user:{username}:sessions"
+
+    def barred(self, reason: str) -> str:
+        """Set of the users whose logins count no more: banned or deleted."""
+        return f"{self.prefix}users:{reason}"
+
+    def login_attempts(self, kind: str, who: str) -> str:
+        """Failed logins of a user or from an address, lately."""
+        return f"{self.prefix}login_attempts:{kind}:{who}"
+
+    def lock(self, name: str) -> str:
+        return f"{self.prefix}lock:{name}"
+
     def arq_queue(self, name: str) -> str:
         return f"{self.prefix}arq:{name}"

@@ -8,12 +8,12 @@ sent, `save_time` (the client's, or the entry's time) and `original_episodes`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 
 from shared.events import ExtendedPlayRecord, PlayRecord
+from shared.times import ms_of
 
 #: Optional columns in the order real front ends send them (facts section 4).
 _OPTIONAL = ("cover", "year", "search_title", "remarks", "douban_id", "type")
@@ -23,7 +23,6 @@ STORED_COLUMNS = (
     *("episode_index", "total_episodes", "play_time", "total_time", "search_title", "remarks"),
     *("douban_id", "content_type", "save_time", "original_episodes", "extra", "event_ms"),
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def merge_original_episodes(prev: int | None, given: int | None, total_episodes: int) -> int:
@@ -75,7 +74,7 @@ def stored_view(row: Sequence[Any]) -> tuple[bytes, dict[str, Any]]:
         "remarks": remarks,
         "douban_id": douban_id,
         "type": content_type,
-        "save_time": None if save_time is None else _ms_of(save_time),
+        "save_time": None if save_time is None else ms_of(save_time),
     }
     record = (
         PlayRecord(**values)
@@ -83,8 +82,3 @@ def stored_view(row: Sequence[Any]) -> tuple[bytes, dict[str, Any]]:
         else ExtendedPlayRecord(**values, extra=orjson.loads(extra))
     )
     return f"{source}+{content_id}".encode(), view(record, original, event_ms)
-
-
-def _ms_of(moment: datetime) -> int:
-    """A DATETIME(3) in UTC as Unix milliseconds."""
-    return (moment.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)

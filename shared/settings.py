@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -79,6 +80,16 @@ def _time_zone(text: str) -> str:
     return text
 
 
+def _boolean(text: str) -> bool:
+    """true or false"""
+    return {"true": True, "false": False}[text.lower()]
+
+
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """addresses or networks such as 10.0.0.0/8, separated by commas"""
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
 def _log_level(text: str) -> str:
     """debug, info, warning or error"""
     if text.lower() not in {"debug", "info", "warning", "error"}:
@@ -115,6 +126,16 @@ class Settings:
     key_prefix: str = setting("KEY_PREFIX", _key_prefix, "moontv:")
     username: str = setting("USERNAME", _text, None)
     password: str = setting("PASSWORD", _text, None, secret=True)
+    accept_lunatv_cookie: bool = setting("ACCEPT_LUNATV_COOKIE", _boolean, "true")
+    cookie_secure: bool = setting("COOKIE_SECURE", _boolean, "false")
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = setting(
+        "TRUSTED_PROXIES", _networks, ""
+    )
+    login_attempts_per_user: int = setting("LOGIN_ATTEMPTS_PER_USER", _integer(1, 1_000_000), "10")
+    login_attempts_per_address: int = setting(
+        "LOGIN_ATTEMPTS_PER_ADDRESS", _integer(1, 1_000_000), "100"
+    )
+    redis_locks: bool = setting("REDIS_LOCKS", _boolean, "true")
     host: str = setting("HOST", _text, "127.0.0.1")
     port: int = setting("PORT", _PORT, "8000")
     web_concurrency: int = setting("WEB_CONCURRENCY", _integer(1, 64), "1")

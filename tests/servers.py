@@ -109,10 +109,14 @@ def settings_for(mysql: MysqlServer, redis: RedisServer, database: str) -> Setti
 
 def to_environ(settings: Settings) -> dict[str, str]:
     """The environment of a child process that is to have these settings."""
-    known = {name: str(getattr(settings, name)) for name in Settings.__dataclass_fields__}
+    known = {name: _text(getattr(settings, name)) for name in Settings.__dataclass_fields__}
     fields = Settings.__dataclass_fields__
     variables = {fields[name].metadata["variable"]: value for name, value in known.items()}
     return {"PATH": os.environ.get("PATH", os.defpath), **variables}
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 async def empty_redis(server: RedisServer) -> None:

@@ -1,0 +1,24 @@
+"""Unix milliseconds and MySQL's DATETIME(3) in UTC, each turned into the other."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+DAY_MS = 86_400_000
+
+
+def now_ms() -> int:
+    """This process's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def ms_of(moment: datetime) -> int:
+    """A DATETIME(3) in UTC as Unix milliseconds."""
+    return (moment.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
+
+
+def datetime_of(ms: int) -> datetime:
+    """Unix milliseconds as a DATETIME(3) in UTC takes them."""
+    return (_EPOCH + timedelta(milliseconds=ms)).replace(tzinfo=None)
