@@ -1,0 +1,105 @@
+"""
+The site's configuration document, with a version: of two edits at once the later is refused.
+
+Users are not in it, though real front ends keep them there: their table is the one truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import orjson
+
+from shared.accounts.card_keys import KEY_TYPES, KeyType
+from shared.connections import Cursor
+from shared.errors import Conflict
+
+CHANGED = "配置已被其他人修改，请刷新后重试"
+
+_READ = "SELECT config_value, version FROM admin_configs WHERE config_key = 'main_config'"
+_WRITE = """
+UPDATE admin_configs SET config_value = %s, version = version + 1
+WHERE config_key = 'main_config' AND version = %s
+"""
+
+Document = dict[str, Any]
+
+
+class Versioned(msgspec.Struct):
+    """The document and which edit it is."""
+
+    config: Document
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the document says of registration and card keys, with the defaults of real sites."""
+
+    allow_register: bool
+    card_keys_enabled: bool
+    card_key_required: bool
+    system_mode: str
+    promotion_key_type: KeyType
+
+    @property
+    def promotes(self) -> bool:
+        """Does everybody who registers get a key?"""
+        return self.system_mode == "promotion"
+
+
+async def read(cursor: Cursor) -> Versioned:
+    """The document as it is."""
+    await cursor.execute(_READ)
+    text, version = await cursor.fetchone()
+    return Versioned(orjson.loads(text), version)
+
+
+async def write(cursor: Cursor, config: Document, version: int) -> int:
+    """Replace the document that was read as *version*; the new version.
+
+    Raises `Conflict` where it was changed since.
+    """
+    await cursor.execute(_WRITE, (orjson.dumps(without_users(config)).decode(), version))
+    if cursor.rowcount != 1:
+        raise Conflict(CHANGED)
+    return version + 1
+
+
+async def change(cursor: Cursor, edit: Callable[[Document], None]) -> Document:
+    """Let *edit* change the document, which nobody else changes meanwhile."""
+    await cursor.execute(_READ + " FOR UPDATE")
+    text, version = await cursor.fetchone()
+    config: Document = orjson.loads(text)
+    edit(config)
+    await write(cursor, config, version)
+    return config
+
+
+def policy_of(config: Document) -> Policy:
+    """The rules in *config*; whatever is not there or of another type counts as the default."""
+    keys, users = _part(config, "CardKeyConfig"), _part(config, "UserConfig")
+    kind = keys.get("promotionCardKeyType")
+    return Policy(
+        allow_register=users.get("AllowRegister") is not False,
+        card_keys_enabled=keys.get("enabled") is True,
+        card_key_required=keys.get("requireCardKeyOnRegister") is True,
+        system_mode="promotion" if keys.get("systemMode") == "promotion" else "operation",
+        promotion_key_type=kind if kind in KEY_TYPES else "week",
+    )
+
+
+def without_users(config: Document) -> Document:
+    """*config* without the list of users that real front ends send along."""
+    part = _part(config, "UserConfig")
+    if "Users" not in part:
+        return config
+    return {**config, "UserConfig": {k: v for k, v in part.items() if k != "Users"}}
+
+
+def _part(config: Document, name: str) -> Document:
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}

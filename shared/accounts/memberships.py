@@ -1,0 +1,122 @@
+"""
+Memberships: a card key is bound, and its time is the user's (facts section 6, Card keys).
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+
+import msgspec
+
+from shared.accounts import card_keys, points
+from shared.accounts.card_keys import CardKey, HoldSource, Source
+from shared.connections import Cursor
+from shared.times import DAY_MS, datetime_of, ms_of
+
+#: A membership that ends in fewer days is shown as ending.
+EXPIRING_DAYS = 30
+
+_READ = """
+SELECT m.key_hash, m.expires_at, m.bound_at, k.plain_key, k.source
+FROM memberships m LEFT JOIN card_keys k ON k.key_hash = m.key_hash WHERE m.username = %s
+"""
+_USE = """
+UPDATE card_keys SET status = 'used', bound_to = %s, bound_at = %s
+WHERE key_hash = %s AND status = 'unused'
+"""
+#: Also of who redeemed the key and gave it away.
+_USE_HELD = """
+UPDATE user_card_keys SET status = 'used', used_by = %s, used_at = %s WHERE key_hash = %s
+"""
+_HOLD = """
+INSERT INTO user_card_keys
+    (id, key_hash, username, key_type, status, source, created_at, expires_at, used_at, used_by)
+VALUES (%s, %s, %s, %s, 'used', %s, %s, %s, %s, %s)
+ON DUPLICATE KEY UPDATE user_card_keys.expires_at = %s
+"""
+_EXTEND = "UPDATE user_card_keys SET expires_at = %s WHERE username = %s AND key_hash = %s"
+_KEEP = """
+INSERT INTO memberships (username, key_hash, bound_at, expires_at) VALUES (%s, %s, %s, %s)
+ON DUPLICATE KEY UPDATE key_hash = %s, bound_at = %s, expires_at = %s
+"""
+_HOLD_SOURCES: dict[Source | None, HoldSource] = {
+    "admin_created": "manual",
+    "points_redeem": "manual",
+    "promotion_register": "promotion_register",
+    None: "redeem",
+}
+
+
+class Membership(msgspec.Struct, rename="camel", omit_defaults=True):
+    """A user's membership (facts section 4, UserCardKeyInfo); times in ms."""
+
+    bound_key: str
+    expires_at: int
+    bound_at: int
+    days_remaining: int
+    is_expiring: bool
+    is_expired: bool
+    plain_key: str | None = None
+    source: Source | None = None
+
+
+async def read(cursor: Cursor, username: str, now_ms: int) -> Membership | None:
+    """The membership of *username* as it is now; None where no key was ever bound."""
+    await cursor.execute(_READ, (username,))
+    if (row := await cursor.fetchone()) is None:
+        return None
+    key_hash, expires_at, bound_at, plain_key, source = row
+    return _shown((key_hash, plain_key or None, source), ms_of(expires_at), ms_of(bound_at), now_ms)
+
+
+async def bind(cursor: Cursor, username: str, plain_key: str, now_ms: int) -> Membership:
+    """Bind a key to *username*, whose membership begins or goes on with it.
+
+    Raises `NotFound` for an unknown user, `Refused` for a key that cannot be bound.
+    """
+    await points.lock_account(cursor, username)
+    key = await card_keys.lock_bindable(cursor, card_keys.hash_of(plain_key), now_ms)
+    before = await read(cursor, username, now_ms)
+    expires_at = _expiry(key, before, now_ms)
+    await _use(cursor, username, key, expires_at, now_ms)
+    if before is not None and not before.is_expired:
+        # Front ends show keys by their rows: the one before shows the time that goes on.
+        await cursor.execute(_EXTEND, (datetime_of(expires_at), username, before.bound_key))
+    kept = (key.key_hash, datetime_of(now_ms), datetime_of(expires_at))
+    await cursor.execute(_KEEP, (username, *kept, *kept))
+    return _shown((key.key_hash, key.key, key.source), expires_at, now_ms, now_ms)
+
+
+def _expiry(key: CardKey, before: Membership | None, now_ms: int) -> int:
+    """A first key gives what is left of it; a further one all its days, from now or the end."""
+    if before is None:
+        return key.expires_at
+    days = math.floor((key.expires_at - key.created_at) / DAY_MS + 0.5)
+    return max(now_ms, before.expires_at) + days * DAY_MS
+
+
+async def _use(cursor: Cursor, username: str, key: CardKey, expires_at: int, now_ms: int) -> None:
+    now, until = datetime_of(now_ms), datetime_of(expires_at)
+    await cursor.execute(_USE, (username, now, key.key_hash))
+    await cursor.execute(_USE_HELD, (username, now, key.key_hash))
+    held = (str(uuid.uuid4()), key.key_hash, username, key.key_type, _HOLD_SOURCES[key.source])
+    times = (datetime_of(key.created_at), until, now)
+    await cursor.execute(_HOLD, (*held, *times, username, until))
+
+
+def _shown(
+    key: tuple[str, str | None, Source | None], expires_at: int, bound_at: int, now_ms: int
+) -> Membership:
+    key_hash, plain_key, source = key
+    left_days = (expires_at - now_ms) / DAY_MS
+    return Membership(
+        bound_key=key_hash,
+        expires_at=expires_at,
+        bound_at=bound_at,
+        days_remaining=max(0, math.ceil(left_days)),
+        is_expiring=0 <= left_days <= EXPIRING_DAYS,
+        is_expired=left_days < 0,
+        plain_key=plain_key,
+        source=source,
+    )
