@@ -19,11 +19,11 @@ class Disconnected(Exception):
     """The client went away in the middle of its body."""
 
 
-async def read_body(scope: Scope, receive: Receive) -> bytes:
+async def read_body(scope: Scope, receive: Receive, limit: int = BODY_BYTES_MAX) -> bytes:
     """The request's body. Raises `TooLarge` without reading further, or `Disconnected`."""
     for name, value in scope["headers"]:
-        if name == b"content-length" and int(value) > BODY_BYTES_MAX:
-            raise TooLarge(f"Body over {BODY_BYTES_MAX} bytes")
+        if name == b"content-length" and int(value) > limit:
+            raise TooLarge(f"Body over {limit} bytes")
     body = b""
     while True:
         message = await receive()
@@ -31,7 +31,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
             raise Disconnected
         part: bytes = message.get("body", b"")
         body = body + part if body else part
-        if len(body) > BODY_BYTES_MAX:
-            raise TooLarge(f"Body over {BODY_BYTES_MAX} bytes")
+        if len(body) > limit:
+            raise TooLarge(f"Body over {limit} bytes")
         if not message.get("more_body"):
             return body

@@ -6,7 +6,7 @@ Only a missing login is plain text, as real front ends expect it (facts section 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,16 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from shared.errors import Closed, InvalidField, MoonwakeError, Unavailable
+from shared.errors import (
+    Closed,
+    Conflict,
+    InvalidField,
+    MoonwakeError,
+    NotFound,
+    Refused,
+    TooManyAttempts,
+    Unavailable,
+)
 
 log = structlog.get_logger()
 
@@ -31,8 +40,12 @@ class Unauthorized(MoonwakeError):
     """No valid login cookie."""
 
 
-class OwnerOnly(MoonwakeError):
-    """The login is not the site owner's."""
+class Denied(MoonwakeError):
+    """Who asks may not: *status* and text as real front ends know them."""
+
+    def __init__(self, text: str = "权限不足", status: int = 401) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class TooLarge(MoonwakeError):
@@ -68,26 +81,15 @@ class Answer:
         )
 
 
-_FIXED: dict[type[Exception], Answer] = {
-    Unauthorized: Answer(401, b"Unauthorized", b"text/plain; charset=utf-8"),
-    OwnerOnly: Answer(401, orjson.dumps({"error": "权限不足"})),
-}
+_UNAUTHORIZED = Answer(401, b"Unauthorized", b"text/plain; charset=utf-8")
 _INTERNAL = Answer(500, orjson.dumps({"error": "Internal Server Error"}))
 
 
 def answer_of(error: Exception) -> Answer:
     """What the client gets for *error*; whatever is not expected is logged and hidden."""
-    if fixed := _FIXED.get(type(error)):
-        return fixed
-    if isinstance(error, InvalidField):
-        return _refusal(400, error.error, field=error.field, allowed=error.allowed)
-    if isinstance(error, TooLarge):
-        return _refusal(413, str(error))
-    if isinstance(error, Unavailable):
-        return _unavailable(error)
-    if isinstance(error, HTTPException) and error.status_code < 500:
-        headers = [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
-        return _refusal(error.status_code, error.detail, headers=headers)
+    for kind, tell in _TELLING:
+        if isinstance(error, kind):
+            return tell(error)
     log.error("request_failed", exc_info=error)
     return _INTERNAL
 
@@ -121,3 +123,36 @@ def _refusal(
 ) -> Answer:
     body = msgspec.json.encode(ErrorBody(error, field, allowed))
     return Answer(status, body, headers=headers)
+
+
+def _http(error: HTTPException) -> Answer:
+    if error.status_code >= 500:
+        log.error("request_failed", exc_info=error)
+        return _INTERNAL
+    headers = [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
+    return _refusal(error.status_code, error.detail, headers=headers)
+
+
+def _too_many(error: TooManyAttempts) -> Answer:
+    wait = (b"retry-after", b"%d" % error.retry_after_s)
+    return _refusal(429, str(error), headers=[wait])
+
+
+def _with(status: int) -> Callable[[Exception], Answer]:
+    """*status* and the error's own text, which is for the user."""
+    return lambda error: _refusal(status, str(error))
+
+
+#: The first that fits.
+_TELLING: tuple[tuple[type[Exception], Callable[[Any], Answer]], ...] = (
+    (Unauthorized, lambda _: _UNAUTHORIZED),
+    (InvalidField, lambda e: _refusal(400, e.error, field=e.field, allowed=e.allowed)),
+    (Denied, lambda e: _refusal(e.status, str(e))),
+    (NotFound, _with(404)),
+    (Conflict, _with(409)),
+    (Refused, _with(400)),
+    (TooLarge, _with(413)),
+    (TooManyAttempts, _too_many),
+    (Unavailable, _unavailable),
+    (HTTPException, _http),
+)

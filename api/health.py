@@ -12,6 +12,7 @@ import msgspec
 from litestar import Request, Response, get
 from redis.exceptions import RedisError
 
+from api.described import Described
 from api.errors import NO_STORE, Answer, response_of
 from api.site import Site, site_of
 from shared.connections import MySQLError, reading
@@ -133,3 +134,12 @@ def _service(latency_ms: float | None, unmet: str = "") -> Service:
 
 def _answer(status: int, body: Probe | Health) -> Response[bytes]:
     return response_of(Answer(status, msgspec.json.encode(body), headers=[NO_STORE]))
+
+
+ROUTES = (health, live, ready)
+_TAG = "probes"
+DESCRIBED = {
+    ("/api/health", "get"): Described(_TAG, Health, tells_why=True),
+    ("/livez", "get"): Described(_TAG, Probe),
+    ("/readyz", "get"): Described(_TAG, Probe, tells_why=True),
+}

@@ -7,7 +7,6 @@ their schemas are added, from the very structs that the code uses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -17,62 +16,63 @@ import orjson
 from litestar import Litestar
 from litestar.openapi import OpenAPIConfig
 
-from api import admin, health, play_records
-from api.errors import ErrorBody
-from api.play_records import PATH, Saved, SaveRequest
-from api.queries import DailyStats
-from shared.events import PlayRecord
-
-#: What the document tells of.
-DOCUMENTED = (
-    *play_records.ROUTES,
-    admin.read_daily_stats,
-    health.health,
-    health.live,
-    health.ready,
+from api import daily_stats, health, play_records
+from api.accounts import (
+    admin_card_keys,
+    admin_configuration,
+    admin_points,
+    admin_users,
+    login,
+    memberships,
+    points,
+    registration,
 )
+from api.described import Described, Query
+from api.errors import ErrorBody
+
+_AREAS = (
+    play_records,
+    login,
+    registration,
+    memberships,
+    points,
+    admin_users,
+    admin_card_keys,
+    admin_points,
+    admin_configuration,
+    daily_stats,
+    health,
+)
+#: What the document tells of.
+DOCUMENTED = tuple(route for area in _AREAS for route in area.ROUTES)
+_DESCRIBED = {key: each for area in _AREAS for key, each in area.DESCRIBED.items()}
 _JSON = "application/json"
 _COMPONENT = "#/components/schemas/{name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """What an operation takes and gives; *errors* are statuses that carry an `ErrorBody`."""
-
-    tag: str
-    result: Any
-    body: Any = None
-    errors: tuple[int, ...] = ()
-    login: bool = False
-    #: Does 503 carry the result too?
-    tells_why: bool = False
-
-
-_RECORDS, _STATISTICS, _PROBES = "play records", "statistics", "probes"
-_OPERATIONS = {
-    (PATH, "get"): Operation(_RECORDS, dict[str, PlayRecord], errors=(400, 503), login=True),
-    (PATH, "post"): Operation(_RECORDS, Saved, SaveRequest, errors=(400, 413, 503), login=True),
-    (PATH, "delete"): Operation(_RECORDS, Saved, errors=(400, 503), login=True),
-    (admin.PATH, "get"): Operation(_STATISTICS, list[DailyStats], errors=(400, 503), login=True),
-    ("/api/health", "get"): Operation(_PROBES, health.Health, tells_why=True),
-    ("/livez", "get"): Operation(_PROBES, health.Probe),
-    ("/readyz", "get"): Operation(_PROBES, health.Probe, tells_why=True),
-}
 _ABOUT = {
-    400: "A value breaks a rule: which, and what would pass",
-    413: "The body is over 64 KB",
+    400: "A value breaks a rule: which, and what would pass; or what is stored does not allow it",
+    401: "Not with this login",
+    403: "Not for this user",
+    404: "It is not there",
+    409: "Changed by somebody else, or the Idempotency-Key was used for another request",
+    413: "The body is too long",
+    429: "Too many failed logins; the seconds in Retry-After tell when to go on",
     503: "Try again after the seconds in Retry-After",
 }
-_UNAUTHORIZED = {
-    "description": "No valid login cookie",
+_UNAUTHORIZED: dict[str, Any] = {
+    "description": "No valid login",
     "content": {"text/plain": {"schema": {"type": "string", "const": "Unauthorized"}}},
 }
-_KEY = {
-    "name": "key",
-    "in": "query",
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
     "required": False,
-    "description": "source+id; without it all records are deleted.",
-    "schema": {"type": "string"},
+    "description": "Sent again with the same body, the same key gives the same answer.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+}
+_SCHEMES = {
+    "cookie": {"type": "apiKey", "in": "cookie", "name": "moonwake_session"},
+    "LunaTV": {"type": "apiKey", "in": "cookie", "name": "user_auth"},
+    "bearer": {"type": "http", "scheme": "bearer"},
 }
 
 
@@ -85,35 +85,51 @@ def document() -> bytes:
     # An application that is never served: one that is would serve its pages too.
     app = Litestar(list(DOCUMENTED), openapi_config=about, logging_config=None)
     fields: dict[str, Any] = app.openapi_schema.to_schema()
-    types = [part for each in _OPERATIONS.values() for part in (each.result, each.body)]
+    types = [part for each in _DESCRIBED.values() for part in (each.result, each.body)]
     known = [part for part in types if part is not None] + [ErrorBody]
     shown, schemas = msgspec.json.schema_components(known, ref_template=_COMPONENT)
     schema_of = dict(zip(map(repr, known), shown, strict=True))
-    for (path, method), operation in _OPERATIONS.items():
-        _describe(fields["paths"][path][method], operation, schema_of)
-    fields["paths"][PATH]["delete"]["parameters"] = [_KEY]
-    fields["components"] = {
-        "schemas": schemas,
-        "securitySchemes": {"login": {"type": "apiKey", "in": "cookie", "name": "user_auth"}},
-    }
+    for (path, method), described in _DESCRIBED.items():
+        _describe(fields["paths"][path][method], described, schema_of)
+    fields["components"] = {"schemas": schemas, "securitySchemes": _SCHEMES}
     return orjson.dumps(fields)
 
 
-def _describe(shown: dict[str, Any], operation: Operation, schema_of: dict[str, Any]) -> None:
-    shown["summary"], shown["tags"] = shown.pop("description"), [operation.tag]
-    responses: dict[str, Any] = {"200": _content("Done", schema_of[repr(operation.result)])}
-    if operation.tells_why:
-        responses["503"] = _content("Not now", schema_of[repr(operation.result)])
-    for status in operation.errors:
+def _describe(shown: dict[str, Any], known: Described, schema_of: dict[str, Any]) -> None:
+    shown["summary"], shown["tags"] = shown.pop("description"), [known.tag]
+    result = _content("Done", schema_of[repr(known.result)], known.kind)
+    responses: dict[str, Any] = {"200": result}
+    if known.tells_why:
+        responses["503"] = _content("Not now", schema_of[repr(known.result)])
+    for status in known.errors:
         responses[str(status)] = _content(_ABOUT[status], schema_of[repr(ErrorBody)])
-    if operation.login:
-        responses["401"] = _UNAUTHORIZED
-        shown["security"] = [{"login": []}]
-    if operation.body is not None:
-        body = _content("", schema_of[repr(operation.body)])
+    if known.login:
+        responses["401"] = _unauthorized(responses.get("401"))
+        shown["security"] = [{name: []} for name in _SCHEMES]
+    if known.body is not None:
+        body = _content("", schema_of[repr(known.body)])
         shown["requestBody"] = {"required": True, "content": body["content"]}
+    if parameters := [*map(_parameter, known.queries), *([_IDEMPOTENCY_KEY] * known.once)]:
+        shown["parameters"] = parameters
     shown["responses"] = responses
 
 
-def _content(about: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": about, "content": {_JSON: {"schema": schema}}}
+def _unauthorized(known: dict[str, Any] | None) -> dict[str, Any]:
+    """No login at all is told in plain text, other refusals as JSON."""
+    if known is None:
+        return _UNAUTHORIZED
+    return {**known, "content": {**_UNAUTHORIZED["content"], **known["content"]}}
+
+
+def _parameter(query: Query) -> dict[str, Any]:
+    return {
+        "name": query.name,
+        "in": "query",
+        "required": query.required,
+        "description": query.about,
+        "schema": {"type": query.kind},
+    }
+
+
+def _content(about: str, schema: dict[str, Any], kind: str = _JSON) -> dict[str, Any]:
+    return {"description": about, "content": {kind: {"schema": schema}}}

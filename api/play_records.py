@@ -18,6 +18,7 @@ from litestar.types import ASGIApp
 from msgspec import Meta, Raw, Struct
 
 from api.asgi import Disconnected, Receive, Scope, Send, read_body
+from api.described import Described, Query
 from api.errors import NO_STORE, Answer, answer_of, response_of
 from api.gate import Visitor
 from api.site import Site, site_of
@@ -67,7 +68,7 @@ class SavePlayRecord:
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Answer one request; its status, 499 for a client that went away."""
         try:
-            visitor = self._visitor(scope["headers"])
+            visitor = await self._visitor(scope["headers"])
             body = await read_body(scope, receive)
             await self._append(save_of(visitor, body))
             answer = _SAVED
@@ -130,11 +131,16 @@ def delete_of(visitor: Visitor, query: bytes) -> Append:
     """
     key = _key_in(query)
     if key is None:
-        entry = events.encode_clear(visitor.username)
-        return Append(visitor.shard, visitor.keys, b"c", CLEAR_FIELD, entry)
+        return clear_of(visitor)
     source, content_id = events.split_key(key)
     entry = events.encode_delete(visitor.username, source, content_id)
     return Append(visitor.shard, visitor.keys, b"d", written_field(source, content_id), entry)
+
+
+def clear_of(visitor: Visitor) -> Append:
+    """The event that removes all of the visitor's records."""
+    entry = events.encode_clear(visitor.username)
+    return Append(visitor.shard, visitor.keys, b"c", CLEAR_FIELD, entry)
 
 
 def _key_in(query: bytes) -> str | None:
@@ -149,7 +155,7 @@ def _key_in(query: bytes) -> str | None:
 async def read_play_records(request: Request[Any, Any, Any]) -> Response[bytes]:
     """All records of the visitor, by key."""
     site = site_of(request)
-    visitor = site.gate.visitor(request.scope["headers"])
+    visitor = await site.gate.visitor(request.scope["headers"])
     records = await site.reads.play_records(visitor)
     return response_of(Answer(200, records, headers=[NO_STORE]))
 
@@ -158,7 +164,7 @@ async def read_play_records(request: Request[Any, Any, Any]) -> Response[bytes]:
 async def delete_play_records(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Delete one record, or all of the visitor's."""
     site = site_of(request)
-    visitor = site.gate.visitor(request.scope["headers"])
+    visitor = await site.gate.visitor(request.scope["headers"])
     await site.append(delete_of(visitor, request.scope["query_string"]))
     return response_of(_SAVED)
 
@@ -176,5 +182,11 @@ async def tell_methods() -> Response[None]:
     return Response(None, status_code=204, headers={"allow": "DELETE, GET, OPTIONS, POST"})
 
 
-#: All of them.
 ROUTES = (tell_methods, read_play_records, save_play_record, delete_play_records)
+_TAG = "play records"
+_KEY = (Query("key", "source+id; without it all records are deleted."),)
+DESCRIBED = {
+    (PATH, "get"): Described(_TAG, dict[str, PlayRecord], errors=(400, 503), login=True),
+    (PATH, "post"): Described(_TAG, Saved, SaveRequest, errors=(400, 413, 503), login=True),
+    (PATH, "delete"): Described(_TAG, Saved, errors=(400, 503), login=True, queries=_KEY),
+}

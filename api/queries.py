@@ -1,4 +1,4 @@
-"""The SELECTs that the front needs; all rows of one reader, one statement each."""
+"""What the front reads from MySQL, and how patiently; one statement each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from shared.connections import MySQLError, Pool, reading
+from shared.connections import Cursor, MySQLError, Pool, reading
 from shared.errors import StoreDown, Transient
 from shared.records import STORED_COLUMNS, stored_view
 
@@ -41,6 +41,16 @@ async def patiently(load: Callable[[], Awaitable[T]]) -> T:
     except (Transient, TimeoutError, MySQLError) as error:
         log.warning("mysql_unreadable", error=repr(error))
         raise StoreDown(f"MySQL: {error!r}") from error
+
+
+async def select(pool: Pool, query: Callable[[Cursor], Awaitable[T]]) -> T:
+    """What *query* reads, or writes in a statement that may be repeated. Raises `StoreDown`."""
+
+    async def load() -> T:
+        async with reading(pool) as cursor:
+            return await query(cursor)
+
+    return await patiently(load)
 
 
 async def play_records(pool: Pool, username: str) -> dict[bytes, dict[str, Any]]:

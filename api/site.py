@@ -10,6 +10,8 @@ from typing import Any
 
 from litestar import Request
 from redis.asyncio import Redis
+from shared.accounts.attempts import Attempts
+from shared.accounts.locks import Locks
 
 from api import queries
 from api.background import BackgroundTask
@@ -18,6 +20,9 @@ from api.gate import Gate
 from api.group_commit import GroupCommit
 from api.reads import Reads
 from api.requests import RequestFigures
+from shared.accounts.bars import Bars
+from shared.accounts.ledger import Ledger
+from shared.accounts.sessions import Sessions
 from shared.appends import AppendConnection
 from shared.connections import Pool, open_mysql, open_redis
 from shared.instance import check_ack, check_redis, fix_shard_count
@@ -43,6 +48,10 @@ class Site:
     reads: Reads
     figures: RequestFigures
     witness: Witness
+    ledger: Ledger
+    sessions: Sessions
+    bars: Bars
+    attempts: Attempts
 
     async def append(self, event: Append) -> None:
         """Return once Redis holds *event*. Raises `Closed` or `AppendRefused`."""
@@ -70,6 +79,7 @@ async def open_site(settings: Settings) -> AsyncIterator[Site]:
         await check_ack(redis, keys, settings.ingest_ack)
         await fix_shard_count(redis, keys, settings.shards)
         figures = RequestFigures()
+        sessions, bars = Sessions(redis, keys), Bars(redis, keys, pool)
         witness = Witness(settings.shards)
         connection = AppendConnection(redis, keys, STREAM, ack=settings.ingest_ack, witness=witness)
         site = Site(
@@ -77,19 +87,25 @@ async def open_site(settings: Settings) -> AsyncIterator[Site]:
             keys=keys,
             redis=redis,
             pool=pool,
-            gate=Gate(settings),
+            gate=Gate(settings, bars, sessions),
             group_commit=GroupCommit(connection, figures.record_group),
             witness=witness,
             backpressure=Backpressure(redis, keys, STREAM, settings),
             figures=figures,
             reads=Reads(redis, keys, partial(queries.play_records, pool)),
+            ledger=Ledger(pool, Locks(redis, keys, enabled=settings.redis_locks)),
+            sessions=sessions,
+            bars=bars,
+            attempts=Attempts(redis, keys, settings),
         )
         await site.backpressure.look()
+        await bars.look()
         await witness.report(redis, keys, STREAM)
         background: list[tuple[str, Coroutine[Any, Any, None]]] = [
             ("backpressure", site.backpressure.run()),
             ("witness", witness.run(redis, keys, STREAM)),
             ("figures", figures.run()),
+            ("bars", bars.run()),
         ]
         for name, work in background:
             stack.push_async_callback(BackgroundTask(name, work).stop)

@@ -17,7 +17,10 @@ from litestar import Litestar, Request, Response, post
 from api.asgi import Receive, Scope, Send, read_body
 from api.errors import handle
 from api.gate import Gate
+from shared.accounts.bars import Bars
+from shared.accounts.sessions import Sessions
 from shared.connections import dialect_of, open_mysql, open_redis, reading
+from shared.keys import Keys
 from shared.settings import from_env
 from worker.sql import upsert_clause
 
@@ -49,18 +52,20 @@ async def constant(scope: Scope, receive: Receive, send: Send) -> None:
 def write_through() -> Litestar:
     """The seed's way, behind the framework and the authentication that we use."""
     settings = from_env()
-    gate = Gate(settings)
 
     @asynccontextmanager
     async def stores(app: Litestar) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             app.state.redis = await stack.enter_async_context(open_redis(settings.redis_url))
             app.state.pool = await stack.enter_async_context(open_mysql(settings))
+            keys = Keys(settings.key_prefix)
+            bars = Bars(app.state.redis, keys, app.state.pool)
+            app.state.gate = Gate(settings, bars, Sessions(app.state.redis, keys))
             yield
 
     @post("/api/playrecords", status_code=200)
     async def save(request: Request[Any, Any, Any]) -> Response[bytes]:
-        visitor = gate.visitor(request.scope["headers"])
+        visitor = await request.app.state.gate.visitor(request.scope["headers"])
         body = orjson.loads(await request.body())
         source, _, content_id = body["key"].partition("+")
         record = body["record"]

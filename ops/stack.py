@@ -65,7 +65,8 @@ def web_command(settings: Settings) -> list[str]:
         "--timeout-graceful-shutdown": max(1, settings.stop_timeout_s - 5),
     }
     words = [str(word) for option in options.items() for word in option]
-    app = ["--factory", "api.app:create_app", "--no-access-log"]
+    # Who the client is follows from TRUSTED_PROXIES: uvicorn would believe any local program.
+    app = ["--factory", "api.app:create_app", "--no-access-log", "--no-proxy-headers"]
     return [sys.executable, "-m", "uvicorn", *app, *words]
 
 

@@ -65,13 +65,23 @@ def username_of(cookie_value: str, password: str) -> str | None:
 
 def verify(cookie_header: bytes, password: str) -> str | None:
     """The username of the first valid login cookie in a request's Cookie header."""
-    pairs = [pair.strip().partition(b"=") for pair in cookie_header.split(b";")]
+    pairs = _pairs(cookie_header)
     for wanted in COOKIE_NAMES:
-        for name, _, value in pairs:
+        for name, value in pairs:
             text = value.decode("latin-1")
             if name == wanted and (username := username_of(text, password)):
                 return username
     return None
+
+
+def value_of(cookie_header: bytes, name: bytes) -> bytes:
+    """The first value of the cookie *name*; empty where there is none."""
+    return next((value for known, value in _pairs(cookie_header) if known == name), b"")
+
+
+def _pairs(cookie_header: bytes) -> list[tuple[bytes, bytes]]:
+    parts = (pair.strip().partition(b"=") for pair in cookie_header.split(b";"))
+    return [(name, value) for name, _, value in parts]
 
 
 def _decode(text: str) -> _Claim | None:

@@ -18,6 +18,7 @@ import orjson
 import structlog
 from arq import Worker, cron
 from arq.connections import ArqRedis, RedisSettings
+from arq.cron import CronJob
 from arq.worker import func
 from redis.asyncio import ConnectionPool
 
@@ -29,6 +30,7 @@ from shared.settings import Settings
 from worker.deps import Deps, open_deps
 from worker.dispatch import SLICE_S, Dispatcher
 from worker.jobs.aggregate import aggregate
+from worker.jobs.housekeeping import keep_house
 from worker.sinks.plays import PlaysSink
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ _DRAIN_TIMEOUT_S = SLICE_S + 15
 #: Jobs arq looks at per poll: more than workers in a crash loop leave behind, or they
 #: would hide the others.
 _QUEUE_READ_MAX = 1_000
-_AGGREGATE_TIMEOUT_S = 240
+_CRON_TIMEOUT_S = 240
 #: A store that takes connections and says nothing for this long is down.
 _CHECK_TIMEOUT_S = 5.0
 
@@ -110,25 +112,33 @@ class WorkerProcess:
         )
 
     def _cron_worker(self) -> Worker:
-        async def aggregate_days(_ctx: dict[Any, Any]) -> None:
-            try:
-                await aggregate(self._deps.pool, self._settings)
-            except (MoonwakeError, TimeoutError) as error:
-                log.warning("aggregation_failed", error=str(error))
-
         # Every zone's midnight falls on one of these minutes.
-        job = cron(
-            cast("WorkerCoroutine", aggregate_days),
+        jobs = [
+            self._cron("aggregate", lambda: aggregate(self._deps.pool, self._settings), second=5),
+            self._cron("housekeeping", lambda: keep_house(self._deps.pool), second=35),
+        ]
+        return self._worker(self._deps.keys.arq_queue("cron"), cron_jobs=jobs, poll_delay=1.0)
+
+    def _cron(self, name: str, work: Callable[[], Awaitable[object]], *, second: int) -> CronJob:
+        """Do *work* every five minutes, in one of the workers."""
+
+        async def run(_ctx: dict[Any, Any]) -> None:
+            try:
+                await work()
+            except (MoonwakeError, TimeoutError) as error:
+                log.warning("job_failed", job=name, error=str(error))
+
+        return cron(
+            cast("WorkerCoroutine", run),
             # arq's own keys know no prefix: two sites may share a Redis.
-            name=f"{self._settings.key_prefix}aggregate",
+            name=f"{self._settings.key_prefix}{name}",
             minute=set(range(0, 60, 5)),
-            second=5,
+            second=second,
             run_at_startup=True,
-            timeout=_AGGREGATE_TIMEOUT_S,
+            timeout=_CRON_TIMEOUT_S,
             keep_result=0,
             max_tries=1,
         )
-        return self._worker(self._deps.keys.arq_queue("cron"), cron_jobs=[job], poll_delay=1.0)
 
     def _worker(self, queue: str, **options: Any) -> Worker:
         return Worker(

@@ -59,6 +59,10 @@ SELECT h.id, h.key_hash, h.username, h.key_type, h.status, h.source, h.created_a
 FROM user_card_keys h LEFT JOIN card_keys k ON k.key_hash = h.key_hash
 WHERE h.username = %s ORDER BY h.created_at DESC, h.id
 """
+_PROMOTED = (
+    "SELECT COUNT(*), COALESCE(SUM(expires_at >= %s), 0) FROM card_keys"
+    " WHERE source = 'promotion_register'"
+)
 _EXPIRE = "UPDATE card_keys SET status = 'expired' WHERE status = 'unused' AND expires_at < %s"
 _EXPIRE_HELD = (
     "UPDATE user_card_keys h JOIN card_keys k ON k.key_hash = h.key_hash SET h.status = 'expired'"
@@ -203,6 +207,13 @@ async def delete_unused(cursor: Cursor, key_hash: str) -> None:
     await cursor.execute("DELETE FROM card_keys WHERE key_hash = %s", (key_hash,))
 
 
+async def count_promoted(cursor: Cursor, now_ms: int) -> tuple[int, int]:
+    """(keys given at registration, those of them whose time is not over)."""
+    await cursor.execute(_PROMOTED, (datetime_of(now_ms),))
+    total, active = await cursor.fetchone()
+    return total, int(active)
+
+
 async def expire(cursor: Cursor, now_ms: int) -> int:
     """Mark unbound keys whose time is over; how many."""
     await cursor.execute(_EXPIRE, (datetime_of(now_ms),))
@@ -226,8 +237,8 @@ def csv_text(keys: Iterable[CardKey]) -> str:
     writer.writerow(["key", "type", "status", "created", "expires", "bound to", "bound", "source"])
     for key in keys:
         row = [
-            *(key.key, key.key_type, key.status, _iso(key.created_at), _iso(key.expires_at)),
-            *(key.bound_to or "", _iso(key.bound_at), key.source or ""),
+            *(key.key, key.key_type, key.status, iso(key.created_at), iso(key.expires_at)),
+            *(key.bound_to or "", iso(key.bound_at), key.source or ""),
         ]
         writer.writerow([_cell(value) for value in row])
     return text.getvalue()
@@ -238,7 +249,8 @@ def _cell(value: str) -> str:
     return f"'{value}" if value.startswith(_FORMULA) else value
 
 
-def _iso(ms: int | None) -> str:
+def iso(ms: int | None) -> str:
+    """*ms* as a date and time in UTC; empty for None."""
     if ms is None:
         return ""
     return datetime.fromtimestamp(ms // 1000, UTC).isoformat().replace("+00:00", "Z")

@@ -127,7 +127,9 @@ async def _reward_address(
 
 async def info(cursor: Cursor, username: str) -> InvitationInfo:
     """The code of *username* and what it brought. Raises `NotFound`."""
-    account = await points.lock_account(cursor, username)
+    account = await points.read_account(cursor, username)
+    if account is None or not account.invitation_code:
+        account = await points.lock_account(cursor, username)
     await cursor.execute("SELECT COUNT(*) FROM invitations WHERE inviter = %s", (username,))
     [invites] = await cursor.fetchone()
     return InvitationInfo(account.invitation_code, invites, account.total_earned, account.balance)

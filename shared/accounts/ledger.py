@@ -42,6 +42,16 @@ _FIND = "SELECT fingerprint, result FROM operations WHERE id = %s"
 _KEEP = "UPDATE operations SET result = %s WHERE id = %s"
 
 
+def user_lock(username: str) -> str:
+    """The name of the lock around changes to one user's account."""
+    return f"user:{username}"
+
+
+def card_lock(key_hash: str) -> str:
+    """The same of one card key; taken after that of a user."""
+    return f"card:{key_hash}"
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """What is done once: *id* says which, *fingerprint* with what request."""

@@ -34,6 +34,10 @@ _ACCOUNT = """
 SELECT invitation_code, balance, total_earned, total_redeemed, updated_at
 FROM user_points WHERE username = %s
 """
+_LISTED = """
+SELECT username, invitation_code, balance, total_earned, total_redeemed, updated_at
+FROM user_points ORDER BY username LIMIT %s OFFSET %s
+"""
 _OPEN = """
 INSERT INTO user_points (username, invitation_code) VALUES (%s, %s)
 ON DUPLICATE KEY UPDATE user_points.username = user_points.username
@@ -211,3 +215,15 @@ async def history(
         ) in await cursor.fetchall()
     ]
     return records, total
+
+
+async def listed(cursor: Cursor, page: int, size: int) -> tuple[list[Account], int]:
+    """(one page of all accounts by user name, number of all); *page* counts from 1."""
+    await cursor.execute("SELECT COUNT(*) FROM user_points")
+    [total] = await cursor.fetchone()
+    await cursor.execute(_LISTED, (size, (page - 1) * size))
+    accounts = [
+        Account(username, code or "", balance, earned, redeemed, ms_of(updated_at))
+        for username, code, balance, earned, redeemed, updated_at in await cursor.fetchall()
+    ]
+    return accounts, total

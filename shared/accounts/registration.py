@@ -17,10 +17,9 @@ from shared.connections import Cursor
 
 
 class Created(msgspec.Struct):
-    """What a registration made; *again*: a deleted user had this name before."""
+    """What a registration made."""
 
     username: str
-    again: bool
     membership: Membership | None = None
 
 
@@ -36,9 +35,9 @@ async def create_user(
     """Create *user* with a points account, and bind *card_key* or a new one of type *promotion*.
 
     Who sent *invitation* is rewarded. Raises `Refused` for a taken name or a key that cannot be
-    bound, `InvalidField` never: names are the caller's to check.
+    bound; what a name may look like is the caller's to check.
     """
-    again = await users.insert(cursor, user, now_ms)
+    await users.insert(cursor, user, now_ms)
     await points.open_account(cursor, user.username)
     if invitation is not None:
         await invitations.reward(cursor, invitation, user.username, now_ms)
@@ -49,4 +48,4 @@ async def create_user(
     membership = None
     if card_key is not None:
         membership = await memberships.bind(cursor, user.username, card_key, now_ms)
-    return Created(user.username, again, membership)
+    return Created(user.username, membership)

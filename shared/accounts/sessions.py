@@ -85,11 +85,16 @@ class Sessions:
             if username is not None:
                 await self.redis.zrem(self.keys.sessions(username.decode()), session_id)
 
-    async def end_all(self, username: str) -> int:
-        """Log *username* out everywhere; how many sessions that were. Raises `StoreDown`."""
+    async def end_all(self, username: str, *, but: str | None = None) -> int:
+        """Log *username* out everywhere, or wherever the token is not *but*; of how many sessions.
+
+        Raises `StoreDown`.
+        """
         index = self.keys.sessions(username)
+        kept = None if but is None else _id_of(but)
         with redis_errors():
-            ids = [found.decode() for found in await self.redis.zrange(index, 0, -1)]
+            found = [each.decode() for each in await self.redis.zrange(index, 0, -1)]
+            ids = [session_id for session_id in found if session_id != kept]
             if not ids:
                 return 0
             async with self.redis.pipeline(transaction=True) as pipe:

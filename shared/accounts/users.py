@@ -87,8 +87,8 @@ def check_new_name(name: str) -> None:
         raise InvalidField("用户名只能包含字母、数字、下划线，长度3-20位", "username", allowed)
 
 
-async def insert(cursor: Cursor, user: NewUser, now_ms: int) -> bool:
-    """Create *user*; was there one of this name before, who was deleted?
+async def insert(cursor: Cursor, user: NewUser, now_ms: int) -> None:
+    """Create *user*; a deleted user of this name is barred no more.
 
     Raises `Refused` where the name, another that differs by case alone, or the login provider's
     subject is taken.
@@ -113,7 +113,6 @@ async def insert(cursor: Cursor, user: NewUser, now_ms: int) -> bool:
     if len(await cursor.fetchall()) != 1:
         raise Refused(TAKEN)
     await cursor.execute("DELETE FROM barred_users WHERE username = %s", (user.username,))
-    return bool(cursor.rowcount)
 
 
 async def find(cursor: Cursor, username: str) -> StoredUser | None:
@@ -231,6 +230,12 @@ async def read_barred(cursor: Cursor) -> dict[str, str]:
     """Whose logins count no more: name -> 'banned' or 'deleted'."""
     await cursor.execute("SELECT username, reason FROM barred_users")
     return dict(await cursor.fetchall())
+
+
+async def is_barred(cursor: Cursor, username: str) -> bool:
+    """Was *username* banned, or a user of this name deleted?"""
+    await cursor.execute("SELECT 1 FROM barred_users WHERE username = %s", (username,))
+    return await cursor.fetchone() is not None
 
 
 async def _set(cursor: Cursor, username: str, column: str, value: object) -> None:

@@ -151,7 +151,7 @@ async def test_what_real_players_send_is_taken(
         status, _ = await post(site, body_of(**sent))
         before = (await site.records("ann"))["s+1"]
         await drain_all(deps_of(site.settings, redis, pool))
-        shard = site.site.gate.visitor([(b"cookie", site.cookie("ann")["cookie"].encode())])
+        shard = await site.site.gate.visitor([(b"cookie", site.cookie("ann")["cookie"].encode())])
         await redis.delete(shard.keys.cached)
         after = (await site.records("ann"))["s+1"]
 

@@ -92,7 +92,9 @@ async def test_a_reader_who_goes_away_leaves_the_load_to_the_others(
         return await load(username)
 
     reads.load = slow_load
-    visitor = site.near.site.gate.visitor([(b"cookie", site.near.cookie(USER)["cookie"].encode())])
+    visitor = await site.near.site.gate.visitor(
+        [(b"cookie", site.near.cookie(USER)["cookie"].encode())]
+    )
     take_snapshot, snapshots = reads._snapshot, 0
 
     async def counted(visitor: Visitor) -> Snapshot:

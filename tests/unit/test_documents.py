@@ -154,7 +154,14 @@ def test_the_example_settings_are_settings() -> None:
 
 def test_units_and_procfile_start_the_web_process_as_up_does(settings_known: Settings) -> None:
     """Production runs the same server, with the same options, as `moonwake up`."""
-    plain = {"--factory", "api.app:create_app", "--no-access-log", "uvloop", "httptools"}
+    plain = {
+        "--factory",
+        "api.app:create_app",
+        "--no-access-log",
+        "--no-proxy-headers",
+        "uvloop",
+        "httptools",
+    }
     unit = (ROOT / "deploy" / "moonwake-web.service").read_text()
     (started,) = re.findall(r"^ExecStart=(.+)$", unit, re.MULTILINE)
     (web,) = re.findall(r"^web: (.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE)

@@ -12,15 +12,18 @@ from litestar import Request, Response, get
 from litestar.params import QueryParameter
 
 from api import queries
+from api.described import Described, Query
 from api.errors import NO_STORE, Answer, response_of
+from api.members import owner_of
 from api.site import site_of
 from shared.errors import InvalidField
 
 PATH = "/api/admin/play-stats/daily"
 DAYS_DEFAULT, DAYS_MAX = 30, 366
 
-First = Annotated[str | None, QueryParameter(name="from", description="First day, ISO date.")]
-Last = Annotated[str | None, QueryParameter(name="to", description="Last day, ISO date.")]
+First = Annotated[str | None, QueryParameter(name="from")]
+Last = Annotated[str | None, QueryParameter(name="to")]
+_WINDOW = (Query("from", "First day, ISO date."), Query("to", "Last day, ISO date."))
 
 
 @get(PATH, status_code=200)
@@ -29,7 +32,7 @@ async def read_daily_stats(
 ) -> Response[bytes]:
     """Plays, watched seconds and users per day; by default of the last 30 days."""
     site = site_of(request)
-    site.gate.owner(request.scope["headers"])
+    await owner_of(request)
     today = datetime.now(ZoneInfo(site.settings.stats_timezone)).date()
     window = window_of(first, last, today)
     days = await queries.patiently(lambda: queries.daily_stats(site.pool, *window))
@@ -55,3 +58,11 @@ def _date_of(text: str | None, field: str, default: date) -> date:
     except ValueError:
         pass
     raise InvalidField("Invalid date", field, "a date such as 2026-01-31")
+
+
+ROUTES = (read_daily_stats,)
+DESCRIBED = {
+    (PATH, "get"): Described(
+        "statistics", list[queries.DailyStats], errors=(400, 503), login=True, queries=_WINDOW
+    ),
+}

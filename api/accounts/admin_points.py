@@ -1,0 +1,158 @@
+"""Points and invitations as admins see and change them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, get, post, put
+
+from api.accounts.admin_card_keys import key_type_of
+from api.accounts.points import History, history_of
+from api.accounts.replies import Ok, reply
+from api.bodies import check_username, operation_of, page_of, read_json
+from api.described import PAGES, Described, Query
+from api.members import admin_of
+from api.queries import select
+from api.site import site_of
+from shared.accounts import invitations, points
+from shared.accounts.invitations import InvitationConfig
+from shared.accounts.ledger import user_lock
+from shared.accounts.points import AMOUNT_MAX, REASON_MAX, Account, Cause
+from shared.connections import Cursor
+from shared.errors import InvalidField
+from shared.times import now_ms
+
+AnyRequest = Request[Any, Any, Any]
+
+_FORBIDDEN = 403
+_NO_USER = "缺少用户名"
+_SIGNS = {"add": 1, "deduct": -1}
+
+
+class AdjustRequest(msgspec.Struct):
+    """*amount* points, above 0, are given (add) or taken (deduct)."""
+
+    type: str = ""
+    amount: int = 0
+    username: str = ""
+    reason: str = ""
+
+
+class InvitationConfigRequest(msgspec.Struct, rename="camel"):
+    reward_points: int
+    redeem_threshold: int
+    card_key_type: str = ""
+
+
+class InvitationConfigReply(msgspec.Struct):
+    config: InvitationConfig
+    ok: bool = True
+
+
+class Accounts(msgspec.Struct, rename="camel"):
+    """One page of accounts by user name; *total* are all."""
+
+    users: list[Account]
+    page: int
+    page_size: int
+    total: int
+
+
+@post("/api/admin/points/adjust", status_code=200)
+async def post_adjust(request: AnyRequest) -> Response[bytes]:
+    """Give points to a user, or take them."""
+    admin = await admin_of(request, status=_FORBIDDEN)
+    asked, body = await read_json(request, AdjustRequest)
+    target = check_username(asked.username, "username", _NO_USER)
+    reason = asked.reason.strip()
+    if asked.type not in _SIGNS:
+        raise InvalidField("无效的调整类型", "type", ", ".join(_SIGNS))
+    if not 1 <= asked.amount <= AMOUNT_MAX:
+        allowed = f"a whole number from 1 to {AMOUNT_MAX}"
+        raise InvalidField("积分数量必须是正整数", "amount", allowed)
+    if not 1 <= len(reason) <= REASON_MAX:
+        raise InvalidField(
+            "调整原因不能为空且不超过200字", "reason", f"1 to {REASON_MAX} characters"
+        )
+    amount = _SIGNS[asked.type] * asked.amount
+    cause, now = Cause(reason, admin_username=admin.username), now_ms()
+
+    async def adjust(cursor: Cursor) -> Ok:
+        await points.adjust(cursor, target, amount, cause, now)
+        return Ok()
+
+    operation = operation_of(request, admin.username, body)
+    ledger = site_of(request).ledger
+    return reply(await ledger.perform(operation, [user_lock(target)], adjust, Ok))
+
+
+@get("/api/admin/points/users", status_code=200)
+async def get_accounts(request: AnyRequest) -> Response[bytes]:
+    """The points accounts of all users."""
+    await admin_of(request, status=_FORBIDDEN)
+    page, size = page_of(request, size=10_000, size_max=10_000)
+    accounts, total = await select(
+        site_of(request).pool, lambda cursor: points.listed(cursor, page, size)
+    )
+    return reply(Accounts(accounts, page, size, total))
+
+
+@get("/api/admin/points/history", status_code=200)
+async def get_user_history(request: AnyRequest) -> Response[bytes]:
+    """What changed the points of one user."""
+    await admin_of(request, status=_FORBIDDEN)
+    username = request.query_params.get("username", "")
+    return await history_of(request, check_username(username, "username", _NO_USER))
+
+
+@get("/api/admin/invitation-config", status_code=200)
+async def get_config(request: AnyRequest) -> Response[bytes]:
+    """What an invitation gives, and a card key costs."""
+    await admin_of(request, status=_FORBIDDEN)
+    return reply(await select(site_of(request).pool, invitations.read_config))
+
+
+@put("/api/admin/invitation-config", status_code=200)
+async def put_config(request: AnyRequest) -> Response[bytes]:
+    """Change it; invitations are rewarded from then on."""
+    admin = await admin_of(request, status=_FORBIDDEN)
+    asked, body = await read_json(request, InvitationConfigRequest)
+    key_type = key_type_of(asked.card_key_type, "cardKeyType")
+    # Real front ends know no switch: whoever saves the page means it.
+    config = InvitationConfig(True, asked.reward_points, asked.redeem_threshold, key_type)
+
+    async def change(cursor: Cursor) -> InvitationConfigReply:
+        await invitations.write_config(cursor, config)
+        return InvitationConfigReply(config)
+
+    operation = operation_of(request, admin.username, body)
+    ledger = site_of(request).ledger
+    return reply(await ledger.perform(operation, [], change, InvitationConfigReply))
+
+
+ROUTES = (post_adjust, get_accounts, get_user_history, get_config, put_config)
+_TAG = "admin: points and invitations"
+_USER = (Query("username", "Whose.", required=True), *PAGES)
+DESCRIBED = {
+    ("/api/admin/points/adjust", "post"): Described(
+        _TAG, Ok, AdjustRequest, errors=(400, 403, 404, 409, 413, 503), login=True, once=True
+    ),
+    ("/api/admin/points/users", "get"): Described(
+        _TAG, Accounts, errors=(400, 403, 503), login=True, queries=PAGES
+    ),
+    ("/api/admin/points/history", "get"): Described(
+        _TAG, History, errors=(400, 403, 503), login=True, queries=_USER
+    ),
+    ("/api/admin/invitation-config", "get"): Described(
+        _TAG, InvitationConfig, errors=(403, 503), login=True
+    ),
+    ("/api/admin/invitation-config", "put"): Described(
+        _TAG,
+        InvitationConfigReply,
+        InvitationConfigRequest,
+        errors=(400, 403, 409, 413, 503),
+        login=True,
+        once=True,
+    ),
+}

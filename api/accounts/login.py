@@ -1,0 +1,199 @@
+"""
+Logging in and out.
+
+The password comes first: a card key is looked at only for who knows it, and who does not is
+told nothing of whether a user exists, is banned or has run out of time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, post
+
+from api.accounts.replies import Ok, log_in, log_out, reply
+from api.bodies import operation_of, read_json
+from api.clients import address_of
+from api.described import Described, Query
+from api.errors import Denied
+from api.members import BANNED, member_of, role_of
+from api.queries import select
+from api.site import Site, site_of
+from shared.accounts import card_keys, memberships, passwords, users
+from shared.accounts.ledger import card_lock, user_lock
+from shared.accounts.memberships import Membership
+from shared.accounts.users import StoredUser
+from shared.errors import InvalidField, Refused
+from shared.events import USER_MAX, check_name
+from shared.times import now_ms
+
+AnyRequest = Request[Any, Any, Any]
+
+NO_NAME, NO_PASSWORD = "用户名不能为空", "密码不能为空"
+WRONG = "用户名或密码错误"
+OUT_OF_TIME = "卡密已过期，请在设置页面重新绑定新卡密"
+
+
+class LoginRequest(msgspec.Struct, rename="camel"):
+    """Name and password; a card key extends the membership on the way in."""
+
+    username: str = ""
+    password: str = ""
+    card_key: str | None = None
+    #: For clients without cookies: the answer holds the session's token, and sets none.
+    bearer: bool = False
+
+
+class LoggedIn(msgspec.Struct, omit_defaults=True):
+    """Done; *token* for who asked for one, sent as `Authorization: Bearer`."""
+
+    ok: bool
+    token: str | None = None
+
+
+@post("/api/login", status_code=200)
+async def post_login(request: AnyRequest) -> Response[bytes]:
+    """Log in: sets an HttpOnly session cookie, and the cookie that LunaTV's pages read."""
+    site = site_of(request)
+    asked, _ = await read_json(request, LoginRequest)
+    if not asked.username:
+        raise InvalidField(NO_NAME, "username", "a user's name")
+    if not asked.password:
+        raise InvalidField(NO_PASSWORD, "password", "the user's password")
+    address = address_of(request)
+    await site.attempts.begin(asked.username, address)
+    user = await _verified(site, asked)
+    await site.attempts.succeeded(asked.username, address)
+    await _check_standing(request, site, user, asked.card_key)
+    # Whatever session the client came with is not the one it leaves with.
+    await end_session(request)
+    token = await begin_session(site, user)
+    if asked.bearer:
+        return reply(LoggedIn(ok=True, token=token))
+    response = reply(LoggedIn(ok=True))
+    log_in(response, site, user.username, role_of(site, user), token)
+    return response
+
+
+async def _verified(site: Site, asked: LoginRequest) -> StoredUser:
+    """Who knows the password. Raises `Denied`, after the same work for whatever is wrong."""
+    try:
+        check_name(asked.username, "username", USER_MAX, WRONG)
+    except InvalidField:
+        user = None
+    else:
+        user = await select(site.pool, lambda cursor: users.find(cursor, asked.username))
+    if asked.username == site.settings.username:
+        return await _verified_owner(site, asked, user)
+    verdict = await passwords.verify(asked.password, user.password_hash if user else None)
+    if user is None or not verdict.right:
+        raise Denied(WRONG)
+    if verdict.outdated:
+        await _upgrade(site, user, asked.password)
+    return user
+
+
+async def _verified_owner(site: Site, asked: LoginRequest, user: StoredUser | None) -> StoredUser:
+    """The owner's password is the environment's."""
+    if not await passwords.same(asked.password, site.settings.password):
+        raise Denied(WRONG)
+    if user is None:
+        await select(site.pool, lambda cursor: users.ensure_owner(cursor, asked.username))
+    found = await select(site.pool, lambda cursor: users.find(cursor, asked.username))
+    if found is None:
+        raise Denied(WRONG)
+    return found
+
+
+async def _upgrade(site: Site, user: StoredUser, password: str) -> None:
+    """Keep the password in today's form; whoever changed it meanwhile wins."""
+    new_hash = await passwords.hashed(password)
+    await select(
+        site.pool,
+        lambda cursor: users.upgrade_password(cursor, user.username, user.password_hash, new_hash),
+    )
+    user.password_hash = new_hash
+
+
+async def _check_standing(
+    request: AnyRequest, site: Site, user: StoredUser, card_key: str | None
+) -> None:
+    """Raise `Denied` for who is banned, brings a bad key, or has run out of time."""
+    if user.banned:
+        raise Denied("用户被封禁")
+    if card_key and card_key.strip():
+        try:
+            await bind(request, user.username, card_key)
+        except Refused as error:
+            raise Denied(str(error)) from error
+    elif role_of(site, user) == "user":
+        now = now_ms()
+        membership = await select(
+            site.pool, lambda cursor: memberships.read(cursor, user.username, now)
+        )
+        if membership is not None and membership.is_expired:
+            raise Denied(OUT_OF_TIME)
+
+
+async def bind(
+    request: AnyRequest, username: str, card_key: str, body: bytes | None = None
+) -> Membership:
+    """Bind *card_key* to *username*, once per Idempotency-Key where *body* is the whole request."""
+    site, plain_key, now = site_of(request), card_key.strip(), now_ms()
+    operation = operation_of(request, username, body or b"bind" + plain_key.encode())
+    return await site.ledger.perform(
+        operation,
+        [user_lock(username), card_lock(card_keys.hash_of(plain_key))],
+        lambda cursor: memberships.bind(cursor, username, plain_key, now),
+        Membership,
+    )
+
+
+async def begin_session(site: Site, user: StoredUser) -> str:
+    """A new session's token. Raises `Denied` if the login was overtaken by a ban or a change.
+
+    Who ends all sessions does not see one that begins meanwhile: so this looks again.
+    """
+    token = await site.sessions.begin(user.username)
+    now = await select(site.pool, lambda cursor: users.find(cursor, user.username))
+    if now is None or now.banned or now.password_hash != user.password_hash:
+        await site.sessions.end(token)
+        raise Denied(BANNED if now is not None and now.banned else WRONG)
+    return token
+
+
+async def end_session(request: AnyRequest) -> None:
+    """End the session that *request* came with, if any."""
+    site = site_of(request)
+    token = site.gate.token_in(request.scope["headers"])
+    if token is not None:
+        site.gate.forget(request.scope["headers"])
+        await site.sessions.end(token)
+
+
+@post("/api/logout", status_code=200)
+async def post_logout(request: AnyRequest) -> Response[bytes]:
+    """Log out here, or with `everywhere=true` end all sessions of the user."""
+    if request.query_params.get("everywhere") == "true":
+        member = await member_of(request)
+        await site_of(request).sessions.end_all(member.username)
+    await end_session(request)
+    response = reply(Ok())
+    log_out(response)
+    return response
+
+
+ROUTES = (post_login, post_logout)
+_TAG = "login"
+DESCRIBED = {
+    ("/api/login", "post"): Described(
+        _TAG, LoggedIn, LoginRequest, errors=(400, 401, 413, 429, 503)
+    ),
+    ("/api/logout", "post"): Described(
+        _TAG,
+        Ok,
+        errors=(401, 503),
+        queries=(Query("everywhere", "true: end all sessions of the user.", "boolean"),),
+    ),
+}

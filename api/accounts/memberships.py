@@ -1,0 +1,163 @@
+"""A user's own membership and card keys."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, get, post
+
+from api.accounts.login import bind
+from api.accounts.replies import reply
+from api.bodies import read_json
+from api.described import Described
+from api.errors import Denied
+from api.members import Member, member_of
+from api.queries import select
+from api.site import site_of
+from shared.accounts import card_keys, memberships, users
+from shared.accounts.card_keys import HeldKey
+from shared.accounts.memberships import Membership
+from shared.errors import InvalidField
+from shared.times import DAY_MS, now_ms
+
+AnyRequest = Request[Any, Any, Any]
+
+#: Days before the end at which the banner becomes pressing.
+_URGENT_DAYS = 7
+_SETTINGS_URL = "/settings"
+
+
+class BindRequest(msgspec.Struct, rename="camel"):
+    card_key: str = ""
+
+
+class MembershipReply(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Whether a key was ever bound, and the membership."""
+
+    has_card_key: bool
+    card_key_info: Membership | None = None
+
+
+class Bound(msgspec.Struct, rename="camel"):
+    card_key_info: Membership
+    ok: bool = True
+
+
+class RedeemedKey(HeldKey, omit_defaults=True):
+    """A key that points were redeemed for; days left, rounded up."""
+
+    days_remaining: int = 0
+    is_expired: bool = False
+
+
+class RedeemedKeys(msgspec.Struct, rename="camel"):
+    card_keys: list[RedeemedKey]
+
+
+class HeldKeys(msgspec.Struct, rename="camel"):
+    card_keys: list[HeldKey]
+
+
+class Banner(msgspec.Struct, rename="camel", omit_defaults=True):
+    """What greets the user; *urgency* is none, low, medium or high."""
+
+    type: str
+    message: str
+    urgency: str
+    expiration_date: str | None = None
+    days_remaining: int | None = None
+    action_text: str | None = None
+    action_url: str | None = None
+
+
+@get("/api/user/cardkey", status_code=200)
+async def get_membership(request: AnyRequest) -> Response[bytes]:
+    """One's own membership."""
+    membership = await _membership(request, await member_of(request))
+    return reply(MembershipReply(membership is not None, membership))
+
+
+async def _membership(request: AnyRequest, member: Member) -> Membership | None:
+    pool, now = site_of(request).pool, now_ms()
+    return await select(pool, lambda cursor: memberships.read(cursor, member.username, now))
+
+
+@post("/api/user/cardkey", status_code=200)
+async def post_membership(request: AnyRequest) -> Response[bytes]:
+    """Bind a card key: the membership begins, or goes on for the key's days."""
+    member = await member_of(request)
+    asked, body = await read_json(request, BindRequest)
+    if not asked.card_key.strip():
+        raise InvalidField("缺少卡密", "cardKey", "an unused card key")
+    return reply(Bound(await bind(request, member.username, asked.card_key, body)))
+
+
+@get("/api/user/cardkeys", status_code=200)
+async def get_redeemed_keys(request: AnyRequest) -> Response[bytes]:
+    """The keys one redeemed points for."""
+    now = now_ms()
+    redeemed = [_redeemed(key, now) for key in await _held(request) if key.source == "redeem"]
+    return reply(RedeemedKeys(redeemed))
+
+
+def _redeemed(key: HeldKey, now: int) -> RedeemedKey:
+    fields = {name: getattr(key, name) for name in HeldKey.__struct_fields__}
+    left_days = max(0, math.ceil((key.expires_at - now) / DAY_MS))
+    return RedeemedKey(**fields, days_remaining=left_days, is_expired=key.expires_at < now)
+
+
+@get("/api/cardkeys/my", status_code=200)
+async def get_held_keys(request: AnyRequest) -> Response[bytes]:
+    """All keys one redeemed, bound or was given."""
+    return reply(HeldKeys(await _held(request)))
+
+
+async def _held(request: AnyRequest) -> list[HeldKey]:
+    member = await member_of(request)
+    pool = site_of(request).pool
+    return await select(pool, lambda cursor: card_keys.held_by(cursor, member.username))
+
+
+@get("/api/user/welcome-banner", status_code=200)
+async def get_banner(request: AnyRequest) -> Response[bytes]:
+    """How long one's membership lasts, in a line for the front page."""
+    try:
+        member = await member_of(request)
+    except Denied as denied:
+        if str(denied) == users.UNKNOWN:
+            raise Denied("User not found", 404) from denied
+        raise
+    return reply(_banner(await _membership(request, member)))
+
+
+def _banner(membership: Membership | None) -> Banner:
+    if membership is None:
+        return Banner("welcome", "欢迎回来", "none")
+    date = card_keys.iso(membership.expires_at)
+    if membership.is_expired:
+        message, urgency = "您的会员已过期", "high"
+    elif membership.days_remaining <= _URGENT_DAYS:
+        message, urgency = f"您的会员将在 {membership.days_remaining} 天后到期", "medium"
+    elif membership.is_expiring:
+        message, urgency = f"您的会员将在 {membership.days_remaining} 天后到期", "low"
+    else:
+        message = f"您的会员有效期还剩 {membership.days_remaining} 天"
+        return Banner("active", message, "none", date, membership.days_remaining)
+    kind = "expired" if membership.is_expired else "expiring"
+    action = ("绑定新卡密", _SETTINGS_URL)
+    return Banner(kind, message, urgency, date, membership.days_remaining, *action)
+
+
+ROUTES = (get_membership, post_membership, get_redeemed_keys, get_held_keys, get_banner)
+_TAG = "membership"
+DESCRIBED = {
+    ("/api/user/cardkey", "get"): Described(_TAG, MembershipReply, errors=(503,), login=True),
+    ("/api/user/cardkey", "post"): Described(
+        _TAG, Bound, BindRequest, errors=(400, 409, 413, 503), login=True, once=True
+    ),
+    ("/api/user/cardkeys", "get"): Described(_TAG, RedeemedKeys, errors=(503,), login=True),
+    ("/api/cardkeys/my", "get"): Described(_TAG, HeldKeys, errors=(503,), login=True),
+    ("/api/user/welcome-banner", "get"): Described(_TAG, Banner, errors=(404, 503), login=True),
+}

@@ -1,0 +1,210 @@
+"""Registering, and changing a password."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, get, post
+
+from api.accounts.login import NO_NAME, NO_PASSWORD, WRONG, begin_session
+from api.accounts.replies import Ok, log_in, reply
+from api.bodies import operation_of, read_json
+from api.clients import address_of
+from api.described import Described
+from api.errors import Denied
+from api.members import member_of
+from api.play_records import clear_of
+from api.queries import select
+from api.site import Site, site_of
+from shared.accounts import admin_config, card_keys, passwords, registration, users
+from shared.accounts.admin_config import Policy
+from shared.accounts.invitations import Invitation
+from shared.accounts.ledger import card_lock, user_lock
+from shared.accounts.memberships import Membership
+from shared.accounts.registration import Created
+from shared.accounts.users import NewUser, StoredUser
+from shared.connections import Cursor
+from shared.errors import InvalidField, Refused
+from shared.times import now_ms
+
+AnyRequest = Request[Any, Any, Any]
+
+PASSWORD_MIN = 6
+
+
+class RegistrationConfig(msgspec.Struct, rename="camel"):
+    """What the registration page shows."""
+
+    allow_register: bool
+    card_key_enabled: bool
+    system_mode: str
+    show_card_key_input: bool
+
+
+class RegisterRequest(msgspec.Struct, rename="camel"):
+    """A new user; the invitation code is somebody else's."""
+
+    username: str = ""
+    password: str = ""
+    confirm_password: str = ""
+    card_key: str | None = None
+    invitation_code: str | None = None
+
+
+class Registered(msgspec.Struct, rename="camel"):
+    """Done, and logged in."""
+
+    card_key_info: Membership | None
+    ok: bool = True
+    message: str = "注册成功"
+    need_delay: bool = False
+
+
+class ChangePasswordRequest(msgspec.Struct, rename="camel"):
+    new_password: str = ""
+
+
+@get("/api/register/config", status_code=200)
+async def get_register_config(request: AnyRequest) -> Response[bytes]:
+    """Whether registration is open, and whether it asks for a card key."""
+    policy = await _policy(site_of(request))
+    return reply(
+        RegistrationConfig(
+            allow_register=policy.allow_register,
+            card_key_enabled=policy.card_keys_enabled,
+            system_mode=policy.system_mode,
+            show_card_key_input=policy.card_keys_enabled and not policy.promotes,
+        )
+    )
+
+
+async def _policy(site: Site) -> Policy:
+    return admin_config.policy_of((await select(site.pool, admin_config.read)).config)
+
+
+@post("/api/register", status_code=200)
+async def post_register(request: AnyRequest) -> Response[bytes]:
+    """Register: user, points account, card key and invitation together, or nothing of it."""
+    site = site_of(request)
+    asked, body = await read_json(request, RegisterRequest)
+    policy = await _policy(site)
+    if not policy.allow_register:
+        raise Denied("管理员已关闭用户注册功能", 403)
+    card_key = (asked.card_key or "").strip() or None
+    _check(site, policy, asked, card_key)
+    was_barred = await prepare_name(site, asked.username)
+    created = await _create(request, policy, asked, card_key, body)
+    user = await _registered(site, created, asked.password)
+    if was_barred:
+        await site.bars.lift(user.username)
+    token = await begin_session(site, user)
+    response = reply(Registered(created.membership))
+    log_in(response, site, user.username, "user", token)
+    return response
+
+
+async def prepare_name(site: Site, username: str) -> bool:
+    """Clear what a deleted user of this name played: cached, pending, or on its way.
+
+    Nothing is added meanwhile, because the name is barred. Was there such a user?
+    """
+    was_barred = await select(site.pool, lambda cursor: users.is_barred(cursor, username))
+    if was_barred:
+        await site.append(clear_of(site.gate.visitor_named(username)))
+    return was_barred
+
+
+async def _registered(site: Site, created: Created, password: str) -> StoredUser:
+    """The new user. Raises `Denied` where a repeated request meets what became of it since."""
+    user = await select(site.pool, lambda cursor: users.find(cursor, created.username))
+    verdict = await passwords.verify(password, user.password_hash if user else None)
+    if user is None or not verdict.right:
+        raise Denied(WRONG)
+    return user
+
+
+def _check(site: Site, policy: Policy, asked: RegisterRequest, card_key: str | None) -> None:
+    """Raise what is wrong, in the order that real front ends know."""
+    required = policy.card_keys_enabled and policy.card_key_required and not policy.promotes
+    if required and card_key is None:
+        raise InvalidField("卡密不能为空", "cardKey", "an unused card key")
+    if not asked.username:
+        raise InvalidField(NO_NAME, "username", "a new user's name")
+    if not asked.password:
+        raise InvalidField(NO_PASSWORD, "password", f"at least {PASSWORD_MIN} characters")
+    if asked.password != asked.confirm_password:
+        raise InvalidField("两次输入的密码不一致", "confirmPassword", "the same as password")
+    if len(asked.password) < PASSWORD_MIN:
+        allowed = f"at least {PASSWORD_MIN} characters"
+        raise InvalidField("密码长度至少6位", "password", allowed)
+    if asked.username.lower() == site.settings.username.lower():
+        raise Refused("该用户名已被使用")
+    users.check_new_name(asked.username)
+
+
+async def _create(
+    request: AnyRequest, policy: Policy, asked: RegisterRequest, card_key: str | None, body: bytes
+) -> Created:
+    site, now = site_of(request), now_ms()
+    code = (asked.invitation_code or "").strip()
+    invitation = Invitation(code, address_of(request)) if code else None
+    new = NewUser(username=asked.username, password_hash=await passwords.hashed(asked.password))
+    locks = [user_lock(new.username)]
+    if card_key is not None:
+        locks.append(card_lock(card_keys.hash_of(card_key)))
+    return await site.ledger.perform(
+        operation_of(request, "", body),
+        locks,
+        lambda cursor: registration.create_user(
+            cursor,
+            new,
+            now,
+            card_key=card_key,
+            promotion=policy.promotion_key_type if policy.promotes else None,
+            invitation=invitation,
+        ),
+        Created,
+    )
+
+
+@post("/api/change-password", status_code=200)
+async def post_change_password(request: AnyRequest) -> Response[bytes]:
+    """Change one's own password; the user's other sessions end."""
+    member = await member_of(request)
+    asked, body = await read_json(request, ChangePasswordRequest)
+    if not asked.new_password:
+        raise InvalidField("新密码不得为空", "newPassword", "a new password")
+    if member.is_owner:
+        raise Denied("站长不能通过此接口修改密码", 403)
+    new_hash = await passwords.hashed(asked.new_password)
+    await set_password(request, member.username, new_hash, body, but=member.visitor.token)
+    return reply(Ok())
+
+
+async def set_password(
+    request: AnyRequest, username: str, new_hash: str, body: bytes, *, but: str | None = None
+) -> None:
+    """Store *new_hash*, and end the sessions of *username*, except that of the token *but*."""
+    site = site_of(request)
+
+    async def change(cursor: Cursor) -> Ok:
+        await users.set_password(cursor, username, new_hash)
+        return Ok()
+
+    operation = operation_of(request, username, body)
+    await site.ledger.perform(operation, [user_lock(username)], change, Ok)
+    await site.sessions.end_all(username, but=but)
+
+
+ROUTES = (get_register_config, post_register, post_change_password)
+_TAG = "registration"
+DESCRIBED = {
+    ("/api/register/config", "get"): Described(_TAG, RegistrationConfig, errors=(503,)),
+    ("/api/register", "post"): Described(
+        _TAG, Registered, RegisterRequest, errors=(400, 403, 409, 413, 503), once=True
+    ),
+    ("/api/change-password", "post"): Described(
+        _TAG, Ok, ChangePasswordRequest, errors=(400, 403, 409, 413, 503), login=True, once=True
+    ),
+}

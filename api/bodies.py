@@ -1,0 +1,98 @@
+"""What comes in beside a login: JSON bodies, pages, an Idempotency-Key."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Request
+
+from api.asgi import BODY_BYTES_MAX, read_body
+from shared.accounts.ledger import Operation
+from shared.errors import InvalidField
+from shared.events import USER_MAX, check_name
+
+MALFORMED = "参数格式错误"
+PAGE_SIZE, PAGE_SIZE_MAX, PAGE_MAX = 20, 100, 1_000_000
+
+T = TypeVar("T")
+AnyRequest = Request[Any, Any, Any]
+
+#: A complaint of msgspec: what it expected, and where.
+_COMPLAINT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?", re.DOTALL)
+_EXPECTED = re.compile(r"Expected (?P<type>.*?)(?:, got .*)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
+_WORDS = {"str": "text", "int": "a whole number", "bool": "true or false", "array": "a list"}
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+async def read_json(
+    request: AnyRequest, kind: type[T], *, limit: int = BODY_BYTES_MAX
+) -> tuple[T, bytes]:
+    """(the body as *kind*, its bytes). Raises `InvalidField` or `TooLarge`."""
+    body = await read_body(request.scope, request.receive, limit)
+    return decoded(body or b"{}", kind), body
+
+
+def decoded(body: bytes, kind: type[T]) -> T:
+    """*body* as *kind*. Raises `InvalidField` naming the field and what it may hold."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        raise InvalidField(MALFORMED, "body", "a JSON object in UTF-8") from None
+
+
+def _invalid(complaint: str) -> InvalidField:
+    parts = _COMPLAINT.fullmatch(complaint)
+    what, where = (parts["what"], parts["where"] or "") if parts else (complaint, "")
+    if missing := _MISSING.fullmatch(what):
+        field = ".".join(part for part in (where, missing["field"]) if part)
+        return InvalidField(MALFORMED, field, "a value: it is required")
+    expected = _EXPECTED.fullmatch(what)
+    allowed = expected["type"] if expected else what
+    allowed = re.sub(r"`(\w+)`", lambda found: _WORDS.get(found[1], found[1]), allowed)
+    return InvalidField(MALFORMED, where or "body", allowed)
+
+
+def page_of(
+    request: AnyRequest, *, size: int = PAGE_SIZE, size_max: int = PAGE_SIZE_MAX
+) -> tuple[int, int]:
+    """(page, page size) of a query, by default *size*. Raises `InvalidField`."""
+    page = _number(request, "page", 1, PAGE_MAX)
+    return page, _number(request, "pageSize", size, size_max)
+
+
+def _number(request: AnyRequest, name: str, default: int, highest: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not 1 <= int(text) <= highest:
+        raise InvalidField(MALFORMED, name, f"a whole number from 1 to {highest}")
+    return int(text)
+
+
+def check_username(name: str, field: str, missing: str) -> str:
+    """*name*, which some user may have. Raises `InvalidField`; *missing* says it is empty."""
+    if not name:
+        raise InvalidField(missing, field, "a user's name")
+    check_name(name, field, USER_MAX, MALFORMED)
+    return name
+
+
+def operation_of(request: AnyRequest, who: str, body: bytes = b"") -> Operation:
+    """What *who* asks for, once: as the Idempotency-Key says, if there is one.
+
+    Raises `InvalidField`.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return Operation.new()
+    if not _KEY.fullmatch(key):
+        allowed = "1 to 255 printable ASCII characters"
+        raise InvalidField(MALFORMED, "Idempotency-Key", allowed)
+    line = f"{request.method} {request.scope['path']}?".encode()
+    asked = line + request.scope["query_string"] + b"\n" + body
+    return Operation.of(who, key, asked, request.app.state.site.settings.password)

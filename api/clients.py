@@ -1,0 +1,22 @@
+"""Where a request comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request
+from shared.accounts.addresses import client_address
+
+from api.site import site_of
+
+
+def address_of(request: Request[Any, Any, Any]) -> str | None:
+    """The client's address; X-Forwarded-For counts only from TRUSTED_PROXIES."""
+    peer = request.scope["client"]
+    forwarded = [
+        value.decode("latin-1")
+        for name, value in request.scope["headers"]
+        if name == b"x-forwarded-for"
+    ]
+    trusted = site_of(request).settings.trusted_proxies
+    return client_address(peer[0] if peer else None, forwarded, trusted)

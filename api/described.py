@@ -1,0 +1,44 @@
+"""How a route is described in the OpenAPI document, beside the route itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A parameter of the query string."""
+
+    name: str
+    about: str
+    kind: str = "string"
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What an operation takes and gives; *errors* are statuses that carry an `ErrorBody`."""
+
+    tag: str
+    result: Any
+    body: Any = None
+    errors: tuple[int, ...] = ()
+    login: bool = False
+    queries: tuple[Query, ...] = ()
+    #: Does it take an Idempotency-Key?
+    once: bool = False
+    #: Does 503 carry the result too?
+    tells_why: bool = False
+    #: Of the result; JSON has a schema.
+    kind: str = "application/json"
+
+
+#: (path, method in lower case) -> its description.
+Descriptions = Mapping[tuple[str, str], Described]
+
+PAGES = (
+    Query("page", "Which page, from 1.", "integer"),
+    Query("pageSize", "Its size, 1 to 100; 20 by default.", "integer"),
+)

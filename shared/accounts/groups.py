@@ -1,0 +1,59 @@
+"""
+User groups: names with enabled APIs in the configuration document; users carry them as tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from shared.accounts import admin_config
+from shared.accounts.admin_config import Document
+from shared.connections import Cursor
+from shared.errors import NotFound, Refused
+
+ACTIONS = ("add", "edit", "delete")
+UNKNOWN, TAKEN = "用户组不存在", "用户组已存在"
+
+_UNTAG = """
+UPDATE users SET tags = JSON_REMOVE(tags, JSON_UNQUOTE(JSON_SEARCH(tags, 'one', %s)))
+WHERE JSON_SEARCH(tags, 'one', %s) IS NOT NULL
+"""
+
+
+async def manage(cursor: Cursor, action: str, name: str, enabled_apis: Sequence[str]) -> None:
+    """Add, edit or delete the group *name*; users lose the tag of one that is deleted.
+
+    Raises `Refused` for one that is there, `NotFound` for one that is not.
+    """
+
+    def edit(config: Document) -> None:
+        part = config.setdefault("UserConfig", {})
+        part["Tags"] = _edited(part.get("Tags") or [], action, name, enabled_apis)
+
+    await admin_config.change(cursor, edit)
+    if action == "delete":
+        pattern = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        await cursor.execute(_UNTAG, (pattern, pattern))
+
+
+def _edited(
+    groups: list[dict[str, Any]], action: str, name: str, enabled_apis: Sequence[str]
+) -> list[dict[str, Any]]:
+    others = [group for group in groups if group.get("name") != name]
+    there = len(others) < len(groups)
+    if action == "add" and there:
+        raise Refused(TAKEN)
+    if action != "add" and not there:
+        raise NotFound(UNKNOWN)
+    if action == "delete":
+        return others
+    group = {"name": name, "enabledApis": list(enabled_apis)}
+    return (
+        [group if known.get("name") == name else known for known in groups]
+        if there
+        else [
+            *groups,
+            group,
+        ]
+    )
