@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import asyncmy
 from asyncmy.connection import Connection
@@ -35,6 +35,7 @@ __all__ = [
     "open_redis",
     "reading",
     "redis_errors",
+    "rows_changed",
     "transaction",
 ]
 
@@ -253,6 +254,11 @@ def redis_errors() -> Iterator[None]:
 def is_reset(error: BaseException) -> bool:
     """Does *error* say that a connection was reset before it could be used?"""
     return isinstance(error, RuntimeError) and str(error).startswith(_RESET)
+
+
+def rows_changed(cursor: Cursor) -> int:
+    """How many rows the last statement inserted, changed or deleted."""
+    return cast("int", cursor.rowcount)
 
 
 def dialect_of(cursor: Cursor) -> Dialect:

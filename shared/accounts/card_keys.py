@@ -16,11 +16,11 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
-from shared.connections import Cursor
+from shared.connections import Cursor, rows_changed
 from shared.errors import InvalidField, NotFound, Refused
 from shared.times import DAY_MS, datetime_of, ms_of
 
@@ -217,7 +217,7 @@ async def count_promoted(cursor: Cursor, now_ms: int) -> tuple[int, int]:
 async def expire(cursor: Cursor, now_ms: int) -> int:
     """Mark unbound keys whose time is over; how many."""
     await cursor.execute(_EXPIRE, (datetime_of(now_ms),))
-    count = cast("int", cursor.rowcount)
+    count = rows_changed(cursor)
     await cursor.execute(_EXPIRE_HELD)
     return count
 
@@ -226,7 +226,7 @@ async def clean_up(cursor: Cursor, now_ms: int) -> int:
     """Remove the keys that nobody bound in time; how many."""
     await expire(cursor, now_ms)
     await cursor.execute("DELETE FROM card_keys WHERE status = 'expired'")
-    return cast("int", cursor.rowcount)
+    return rows_changed(cursor)
 
 
 def csv_text(keys: Iterable[CardKey]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from shared.accounts import card_keys
-from shared.connections import Cursor, Pool, transaction
+from shared.connections import Cursor, Pool, rows_changed, transaction
 from shared.times import DAY_MS, datetime_of, now_ms
 
 log = structlog.get_logger()
@@ -47,12 +47,12 @@ async def _expire_keys(cursor: Cursor) -> int:
 async def _forget_operations(cursor: Cursor) -> int:
     before = datetime_of(now_ms() - OPERATIONS_KEPT_MS)
     await cursor.execute(_FORGET, (before, _ROWS_MAX))
-    return int(cursor.rowcount)
+    return rows_changed(cursor)
 
 
 async def _remove_remains(cursor: Cursor) -> int:
     await cursor.execute(_REMAINS)
-    return int(cursor.rowcount)
+    return rows_changed(cursor)
 
 
 _PARTS: dict[str, Callable[[Cursor], Awaitable[int]]] = {
