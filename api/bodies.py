@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from litestar import Request
 
-from api.asgi import BODY_BYTES_MAX, read_body
+from api.asgi import BODY_BYTES_MAX, Receive, Scope, read_body
 from shared.accounts.ledger import Operation
 from shared.errors import InvalidField
 from shared.events import USER_MAX, check_name
@@ -31,7 +31,9 @@ async def read_json(
     request: AnyRequest, kind: type[T], *, limit: int = BODY_BYTES_MAX
 ) -> tuple[T, bytes]:
     """(the body as *kind*, its bytes). Raises `InvalidField` or `TooLarge`."""
-    body = await read_body(request.scope, request.receive, limit)
+    # Litestar's own types are narrower than what a server sends.
+    scope, receive = cast("Scope", request.scope), cast("Receive", request.receive)
+    body = await read_body(scope, receive, limit)
     return decoded(body or b"{}", kind), body
 
 

@@ -77,6 +77,5 @@ def role_of(site: Site, user: StoredUser) -> Role:
 async def _known(cursor: Cursor, site: Site, username: str) -> StoredUser | None:
     user = await users.find(cursor, username)
     if user is None and username == site.settings.username:
-        await users.ensure_owner(cursor, username)
-        user = await users.find(cursor, username)
+        return await users.ensure_owner(cursor, username)
     return user

@@ -150,13 +150,15 @@ async def lock(cursor: Cursor, username: str) -> StoredUser:
     return _user_of(row)
 
 
-async def ensure_owner(cursor: Cursor, username: str) -> None:
-    """Create the site's owner, who logs in by the environment and may have no row yet."""
+async def ensure_owner(cursor: Cursor, username: str) -> StoredUser:
+    """The site's owner, who logs in by the environment and is created where there is no row."""
     await cursor.execute(
         "INSERT INTO users (username, password_hash, role) VALUES (%s, %s, 'owner')"
         " ON DUPLICATE KEY UPDATE role = 'owner'",
         (username, NO_PASSWORD),
     )
+    await cursor.execute(f"SELECT {_COLUMNS} FROM users WHERE username = %s", (username,))
+    return _user_of(await cursor.fetchone())
 
 
 async def set_password(cursor: Cursor, username: str, password_hash: str) -> None:
