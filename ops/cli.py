@@ -15,6 +15,7 @@ from ops.doctor import doctor
 from ops.import_plays import import_plays
 from ops.repair_ids import repair_ids
 from ops.resume import resume
+from ops.site_config import config
 from ops.stats import stats
 from ops.status import status
 from ops.up import up
@@ -37,6 +38,7 @@ cli.command()(import_plays)
 cli.add_typer(db, name="db")
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(stats, name="stats")
+cli.add_typer(config, name="config")
 
 
 def app() -> None:
