@@ -7,6 +7,7 @@ Errors moonwake raises on purpose, and what the caller does about each.
   * Refused              a rule about what is stored says no -> 400, in words for the user
     * NotFound           what it is about is not there -> 404
     * Conflict           it met another change, or a reused Idempotency-Key -> 409
+  * TooManyAttempts      too many logins failed lately -> 429 with Retry-After
   * Unavailable          a store cannot serve now -> 503 with Retry-After
     * AppendRefused      Redis refused or did not answer an append
       * AckUnmet         Redis cannot keep what INGEST_ACK promises -> do not start, or 503
@@ -58,6 +59,14 @@ class NotFound(Refused):
 
 class Conflict(Refused):
     """The request met another change, or its Idempotency-Key was used for another request."""
+
+
+class TooManyAttempts(MoonwakeError):
+    """Too many logins failed lately; the next one may be made in *retry_after_s* seconds."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("尝试次数过多，请稍后再试")  # noqa: RUF001 -- Chinese has this comma
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(MoonwakeError):

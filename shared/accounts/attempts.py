@@ -1,0 +1,84 @@
+"""
+How many logins may fail: a guess is counted before it is checked, so many at once gain nothing.
+
+Counted are the failures of a user from one address (LOGIN_ATTEMPTS_PER_USER), of a user from
+all addresses (ten times that) and from an address (LOGIN_ATTEMPTS_PER_ADDRESS), each in a window
+of 15 minutes that begins with its first failure and ends by itself.
+
+The trade-off: were a user's failures counted regardless of the address, any stranger could lock
+anybody out with ten requests. As it is, a stranger locks out only their own address. Guesses
+from ever new addresses still meet an end, at ten times the limit; who commands that many can keep
+a user from logging in, for as long as they go on and 15 minutes longer. Whoever is logged in
+stays so, and a login that succeeds takes the user's failures away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from shared.accounts.addresses import reward_unit
+from shared.errors import TooManyAttempts
+from shared.keys import Keys
+from shared.scripts import run_script
+from shared.settings import Settings
+
+WINDOW_MS = 15 * 60 * 1_000
+#: Failures of a user from all addresses together, in those that one address may make.
+_ALL_ADDRESSES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Limits of failed logins, common to all processes of the site."""
+
+    redis: Redis
+    keys: Keys
+    settings: Settings
+
+    async def begin(self, username: str, address: str | None) -> None:
+        """Count a login as failed, before its password is checked.
+
+        *username* is what the client sent, *address* what `client_address` found; clients
+        without one share their failures of a user, but have no limit of the address. Raises
+        `TooManyAttempts`, having counted nothing, where a limit is reached, or `StoreDown`.
+        """
+        limits = self._limits(username, address)
+        arguments = [WINDOW_MS, *limits.values()]
+        wait_ms = await run_script(self.redis, "begin_login", list(limits), arguments)
+        if wait_ms:
+            raise TooManyAttempts(-(-wait_ms // 1_000))
+
+    async def succeeded(self, username: str, address: str | None) -> None:
+        """The login that `begin` counted did not fail, and the user's failures are forgiven.
+
+        Those of the address are not, but this one: else its guesses at others would be, by a
+        login to an account of the guesser's own. Raises `StoreDown`.
+        """
+        await run_script(self.redis, "end_login", list(self._limits(username, address)))
+
+    def _limits(self, username: str, address: str | None) -> dict[str, int]:
+        """The counters: of the user there, of the user, of the address if there is one."""
+        user = _digest(username)
+        place = "" if address is None else reward_unit(address)
+        per_user = self.settings.login_attempts_per_user
+        limits = {
+            self.keys.login_attempts("user", f"{user}@{place}"): per_user,
+            self.keys.login_attempts("user", user): per_user * _ALL_ADDRESSES,
+        }
+        if place:
+            counter = self.keys.login_attempts("address", place)
+            limits[counter] = self.settings.login_attempts_per_address
+        return limits
+
+
+def _digest(username: str) -> str:
+    """A short name for whatever was sent as *username*, the same for all that find one user.
+
+    Case is folded as at registration. Trailing spaces go because the columns' collation
+    ignores them: every "ann  " would find ann, with a counter of its own.
+    """
+    name = username.rstrip(" ").casefold()
+    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
