@@ -9,16 +9,19 @@ from __future__ import annotations
 import typer
 
 from ops.audit import audit_command
+from ops.cardkeys import cardkeys
 from ops.cookie import cookie
 from ops.database import db
 from ops.dead_letters import dead_letters
 from ops.doctor import doctor
 from ops.import_plays import import_plays
+from ops.points import points_app
 from ops.repair_ids import repair_ids
 from ops.resume import resume
 from ops.stats import stats
 from ops.status import status
 from ops.up import up
+from ops.users import users_app
 from shared.errors import MoonwakeError
 
 cli = typer.Typer(
@@ -39,6 +42,9 @@ cli.command()(import_plays)
 cli.add_typer(db, name="db")
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(stats, name="stats")
+cli.add_typer(users_app, name="users")
+cli.add_typer(cardkeys, name="cardkeys")
+cli.add_typer(points_app, name="points")
 
 
 def app() -> None:

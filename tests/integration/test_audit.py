@@ -17,7 +17,16 @@ from shared.accounts import card_keys, memberships, points, redemption, registra
 from shared.accounts.invitations import Invitation, InvitationConfig
 from shared.accounts.points import Cause
 from shared.accounts.users import NewUser
-from shared.connections import Cursor, Dialect, Pool, dialect_of, reading, snapshot, transaction
+from shared.connections import (
+    Cursor,
+    Dialect,
+    Pool,
+    dialect_of,
+    reading,
+    rows_changed,
+    snapshot,
+    transaction,
+)
 from shared.settings import Settings
 from shared.times import DAY_MS
 from tests.commands import moonwake
@@ -344,7 +353,7 @@ DAMAGES = [
     Damage(
         "reward-without-points",
         ("UPDATE points_records SET related_user = NULL WHERE related_user = 'ben'",),
-        "ann was rewarded for ben at",
+        "ann for ben",
     ),
     Damage(
         "reward-doubled",
@@ -409,7 +418,7 @@ async def test_a_disagreement_is_found_and_nothing_else(site: Pool, damage: Dama
     async with transaction(site) as cursor:
         for statement in damage.sql:
             await cursor.execute(statement)
-            assert cursor.rowcount > 0, statement
+            assert rows_changed(cursor) > 0, statement
 
     found = await audit(site, OWNER)
 
