@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import acks, draining, freshness, ingest, report
+from bench import acks, draining, freshness, ingest, report, transactions
 from bench.servers import Lab, RunFailed, running_lab
 from ops.programs import Flavour
 from shared.errors import MoonwakeError
@@ -27,6 +27,7 @@ class Benchmark(StrEnum):
     COALESCING = "coalescing"
     MEMORY = "memory"
     FRESHNESS = "freshness"
+    TRANSACTIONS = "transactions"
 
 
 class Server(StrEnum):
@@ -77,6 +78,8 @@ def _measures(chosen: Sequence[Benchmark], *, quick: bool) -> list[Measure]:
         measures.append(lambda lab: draining.measure(lab, rounds, scale, drains))
     if Benchmark.FRESHNESS in chosen:
         measures.append(lambda lab: freshness.measure(lab, rounds, round_s=2 if quick else 6))
+    if Benchmark.TRANSACTIONS in chosen:
+        measures.append(lambda lab: transactions.measure(lab, rounds, duration_s=1 if quick else 6))
     return measures
 
 

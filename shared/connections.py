@@ -12,7 +12,6 @@ import asyncmy
 from asyncmy.connection import Connection
 from asyncmy.cursors import Cursor
 from asyncmy.errors import MySQLError
-from asyncmy.pool import Pool
 from hiredis import pack_command
 from redis.asyncio import Connection as RedisConnection
 from redis.asyncio import Redis
@@ -131,12 +130,35 @@ async def exchange(connection: RedisConnection, commands: Sequence[Command]) -> 
     return replies
 
 
+class Pool:
+    """The driver's pool, first come first served.
+
+    By itself it hands a connection to whoever asks at the right moment: under load some who
+    wait are passed over until they time out.
+    """
+
+    def __init__(self, pool: asyncmy.pool.Pool) -> None:
+        self._pool = pool
+        self._turns = asyncio.Semaphore(pool.maxsize)
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """A connection, returned afterwards."""
+        async with self._turns, self._pool.acquire() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        """Close every connection, used or not."""
+        self._pool.terminate()
+        await self._pool.wait_closed()
+
+
 @asynccontextmanager
 async def open_mysql(
     settings: Settings, *, drain: bool = False, with_database: bool = True
 ) -> AsyncIterator[Pool]:
     """A pool of pinned sessions (utf8mb4, UTC, strict, READ COMMITTED); connects when used."""
-    pool = await asyncmy.create_pool(
+    driver_pool = await asyncmy.create_pool(
         minsize=0,
         maxsize=settings.mysql_pool_size,
         host=settings.mysql_host,
@@ -149,11 +171,11 @@ async def open_mysql(
         connect_timeout=3,
         init_command=_DRAIN_SESSION if drain else _SESSION,
     )
+    pool = Pool(driver_pool)
     try:
         yield pool
     finally:
-        pool.terminate()
-        await pool.wait_closed()
+        await pool.close()
 
 
 #: What asyncmy and uvloop say, as a RuntimeError, of a connection that is reset at once.

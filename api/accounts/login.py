@@ -141,7 +141,10 @@ async def _check_standing(
 async def bind(
     request: AnyRequest, username: str, card_key: str, body: bytes | None = None
 ) -> Membership:
-    """Bind *card_key* to *username*, once per Idempotency-Key where *body* is the whole request."""
+    """Bind *card_key* to *username*, once per Idempotency-Key where *body* is the whole request.
+
+    Raises what `Ledger.perform` and `memberships.bind` do.
+    """
     site, plain_key, now = site_of(request), card_key.strip(), now_ms()
     operation = operation_of(request, username, body or b"bind" + plain_key.encode())
     return await site.ledger.perform(

@@ -40,6 +40,7 @@ BOUND = "已使用的卡密不能删除"
 
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 16
+_RANDOM = secrets.SystemRandom()
 #: A cell that begins so is a formula to a spreadsheet.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -122,7 +123,7 @@ def new_keys(key_type: KeyType, count: int, source: Source, now_ms: int) -> list
     if not 1 <= count <= BATCH_MAX:
         raise InvalidField("无效的数量", "count", f"a whole number from 1 to {BATCH_MAX}")
     expires_at = now_ms + DAYS[key_type] * DAY_MS
-    plain = ("".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH)) for _ in range(count))
+    plain = ("".join(_RANDOM.choices(_ALPHABET, k=_LENGTH)) for _ in range(count))
     return [
         CardKey(text, hash_of(text), key_type, "unused", now_ms, expires_at, source=source)
         for text in plain
