@@ -6,6 +6,10 @@ An error of ours ends it with its message and exit status 1, never a traceback.
 
 from __future__ import annotations
 
+import logging
+import sys
+
+import structlog
 import typer
 
 from ops.audit import audit_command
@@ -49,6 +53,11 @@ cli.add_typer(points_app, name="points")
 
 def app() -> None:
     """What the program `moonwake` runs."""
+    # A command's standard output is its answer.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     try:
         cli()
     except MoonwakeError as fault:

@@ -57,7 +57,9 @@ def adjust(
     name: Name,
     amount: Annotated[
         int,
-        typer.Argument(min=-AMOUNT_MAX, max=AMOUNT_MAX, help="So many; -5 takes five away."),
+        typer.Argument(
+            min=-AMOUNT_MAX, max=AMOUNT_MAX, metavar="AMOUNT", help="-5 takes five away."
+        ),
     ],
     reason: Annotated[str, typer.Option(help="Why; the user reads it.")],
     admin: Annotated[

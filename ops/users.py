@@ -78,7 +78,6 @@ def add(
 ) -> None:
     """Create a user; the password is asked for, or comes from standard input.
 
-    \b
     The first admin: moonwake users add NAME --role admin. The owner is whom
     USERNAME names, and needs no row.
 
@@ -111,10 +110,11 @@ def add(
 def reset_password(name: Name, password_stdin: _Stdin = False) -> None:
     """Give a user a new password, and end all their sessions.
 
-    A login cookie of LunaTV's goes on: it holds no password. Ban the user to end those too.
+    Login cookies of LunaTV go on: they hold no password. To end those too,
+    ban the user.
 
-    Exit codes: 0 done, 1 refused, or the sessions go on because Redis is away, 2 a setting is
-    wrong or MySQL cannot be used.
+    Exit codes: 0 done, 1 refused, or the sessions go on because Redis is
+    away, 2 a setting is wrong or MySQL cannot be used.
     """
     password = _password(name, from_stdin=password_stdin)
 
@@ -277,7 +277,7 @@ def unban(name: Name) -> None:
 
 @users_app.command()
 def delete(name: Name, yes: Yes = False) -> None:
-    """Remove a user and all that is theirs: plays, points, keys, invitations. For good.
+    """Remove a user and all that is theirs: plays, points, keys. For good.
 
     Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
     """

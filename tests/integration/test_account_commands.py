@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from shared.settings import Settings
 from shared.times import DAY_MS, now_ms
 from tests.commands import moonwake
 from tests.plays import add_foreign, deps_of, drain_all, rows, save
+from tests.servers import to_environ
 
 OWNER = "admin"
 STRANGE = "李小龍 \x1b[31mred"
@@ -250,6 +253,24 @@ async def test_a_ban_counts_without_redis(migrated: Settings, pool: Pool) -> Non
         done = await moonwake(alone, "users", *command)
         assert (0, True) == (done.exit_code, "Redis was not told" in done.stderr)
         assert barred == await rows(pool, "SELECT username, reason FROM barred_users")
+
+
+async def test_standard_output_is_the_answer_alone(migrated: Settings, pool: Pool) -> None:
+    """As a program of its own: warnings and logs go where a script does not read."""
+    await _add(migrated, "ann")
+    alone = replace(migrated, redis_url="redis://127.0.0.1:1/0", arq_redis_url="")
+    program = "from ops.cli import app; app()"
+
+    done = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, "users", "ban", "ann"),
+        env=to_environ(alone),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    told, warned = await done.communicate()
+
+    assert (0, b"ann is banned\n") == (done.returncode, told)
+    assert b"Redis was not told" in warned
 
 
 async def test_a_reset_that_leaves_sessions_says_so(migrated: Settings, pool: Pool) -> None:
