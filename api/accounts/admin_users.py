@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import structlog
@@ -16,7 +16,7 @@ from litestar import Request, Response, post
 
 from api.accounts.registration import prepare_name
 from api.accounts.replies import Ok, reply
-from api.bodies import check_username, operation_of, read_json
+from api.bodies import check_username, one_of, operation_of, read_json
 from api.described import Described
 from api.errors import Denied
 from api.members import Member, admin_of, role_of
@@ -38,17 +38,24 @@ _NO_TARGET, _NO_PASSWORD = "缺少目标用户名", "缺少目标用户密码"
 _TAGS_MAX = 50
 
 
+ACTIONS = (
+    *("add", "ban", "unban", "setAdmin", "cancelAdmin", "changePassword", "deleteUser"),
+    *("updateUserApis", "userGroup", "updateUserGroups", "batchUpdateUserGroups"),
+    *("linkOidc", "setTvboxToken", "setShowAdultContent"),
+)
+
+
 class UserRequest(msgspec.Struct, rename="camel"):
     """An action, and what it takes."""
 
-    action: str = ""
+    action: Annotated[str, one_of(ACTIONS)] = ""
     target_username: str = ""
     target_password: str = ""
     enabled_apis: list[str] = []
     user_group: str = ""
     user_groups: list[str] = []
     usernames: list[str] = []
-    group_action: str = ""
+    group_action: Annotated[str, one_of(groups.ACTIONS)] = ""
     group_name: str = ""
     oidc_sub: str | None = None
     tvbox_token: str | None = None
@@ -83,9 +90,9 @@ async def post_user(request: AnyRequest) -> Response[bytes]:
     """Manage a user: `action` says how, `targetUsername` whom."""
     admin = await admin_of(request)
     asked, body = await read_json(request, UserRequest)
-    if asked.action not in _ACTIONS:
-        raise InvalidField("参数格式错误", "action", ", ".join(_ACTIONS))
-    await _ACTIONS[asked.action](Call(request, site_of(request), admin, asked, body))
+    if asked.action not in ACTIONS:
+        raise InvalidField("参数格式错误", "action", ", ".join(ACTIONS))
+    await _WORK[asked.action](Call(request, site_of(request), admin, asked, body))
     return reply(Ok())
 
 
@@ -263,22 +270,17 @@ def _listed(values: list[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-_ACTIONS: dict[str, Callable[[Call], Awaitable[None]]] = {
-    "add": _add,
-    "ban": _ban,
-    "unban": _unban,
-    "setAdmin": _set_admin,
-    "cancelAdmin": _cancel_admin,
-    "changePassword": _change_password,
-    "deleteUser": _delete,
-    "updateUserApis": _update_apis,
-    "userGroup": _manage_group,
-    "updateUserGroups": _update_groups,
-    "batchUpdateUserGroups": _update_groups_of_many,
-    "linkOidc": _link_subject,
-    "setTvboxToken": _set_tvbox_token,
-    "setShowAdultContent": _set_show_adult_content,
-}
+_WORK: dict[str, Callable[[Call], Awaitable[None]]] = dict(
+    zip(
+        ACTIONS,
+        (
+            *(_add, _ban, _unban, _set_admin, _cancel_admin, _change_password, _delete),
+            *(_update_apis, _manage_group, _update_groups, _update_groups_of_many),
+            *(_link_subject, _set_tvbox_token, _set_show_adult_content),
+        ),
+        strict=True,
+    )
+)
 
 ROUTES = (post_user,)
 DESCRIBED = {
