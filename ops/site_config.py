@@ -7,11 +7,9 @@ from typing import Annotated, BinaryIO, cast
 import orjson
 import typer
 
-from ops import stores
+from ops import accounts, stores
 from shared.accounts import admin_config
 from shared.accounts.admin_config import Document, Versioned
-from shared.accounts.ledger import Ledger, Operation
-from shared.accounts.locks import Locks
 from shared.connections import Cursor, reading
 from worker.deps import Deps
 
@@ -51,7 +49,7 @@ def set_config(
     is wrong, or MySQL cannot be used.
     """
     document = _document_in(cast("BinaryIO", file))
-    written = stores.run(lambda deps: _write(deps, document, version), applies=False)
+    written = accounts.run(lambda deps: _write(deps, document, version))
     typer.echo(f"version {written} is in force")
 
 
@@ -74,5 +72,4 @@ async def _write(deps: Deps, document: Document, version: int) -> int:
     async def write(cursor: Cursor) -> int:
         return await admin_config.write(cursor, document, version)
 
-    ledger = Ledger(deps.pool, Locks(deps.redis, deps.keys, enabled=False))
-    return await ledger.perform(Operation.new(), [], write, int)
+    return await accounts.changed(deps, [], write, int)

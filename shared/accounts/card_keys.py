@@ -36,6 +36,7 @@ BATCH_MAX = 1_000
 UNKNOWN = "卡密无效或不存在"
 USED = "卡密已被使用"
 EXPIRED = "卡密已过期"
+BOUND = "已使用的卡密不能删除"
 
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 16
@@ -203,7 +204,7 @@ async def delete_unused(cursor: Cursor, key_hash: str) -> None:
     if row is None:
         raise NotFound(UNKNOWN)
     if row[0] == "used":
-        raise Refused("已使用的卡密不能删除")
+        raise Refused(BOUND)
     await cursor.execute(_LET_GO, (key_hash,))
     await cursor.execute("DELETE FROM card_keys WHERE key_hash = %s", (key_hash,))
 

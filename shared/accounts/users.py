@@ -22,7 +22,7 @@ from shared.times import datetime_of, ms_of
 NO_PASSWORD = "!"  # noqa: S105
 UNKNOWN = "用户不存在"
 TAKEN = "该用户名已被注册"
-_SUBJECT_TAKEN = "该 OIDC 身份已绑定其他用户"
+SUBJECT_TAKEN = "该 OIDC 身份已绑定其他用户"
 #: Names that can be registered (facts section 5); older ones may hold anything.
 _NAME = re.compile(r"[a-zA-Z0-9_]{3,20}")
 
@@ -108,7 +108,7 @@ async def insert(cursor: Cursor, user: NewUser, now_ms: int) -> None:
         with mysql_errors():
             await cursor.execute(_INSERT, values)
     except Taken as error:
-        raise Refused(_SUBJECT_TAKEN if "uk_oidc_sub" in str(error) else TAKEN) from error
+        raise Refused(SUBJECT_TAKEN if "uk_oidc_sub" in str(error) else TAKEN) from error
     await cursor.execute(_LIKE, (user.username,))
     if len(await cursor.fetchall()) != 1:
         raise Refused(TAKEN)
@@ -208,7 +208,7 @@ async def link_subject(cursor: Cursor, username: str, oidc_sub: str | None) -> N
         with mysql_errors():
             await _set(cursor, username, "oidc_sub", oidc_sub)
     except Taken as error:
-        raise Refused(_SUBJECT_TAKEN) from error
+        raise Refused(SUBJECT_TAKEN) from error
 
 
 async def set_banned(cursor: Cursor, username: str, *, banned: bool) -> None:
