@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from shared.connections import Cursor, rows_changed
+from shared.connections import Cursor, Statement, rows_changed
 from shared.errors import InvalidField, NotFound, Refused
 from shared.times import DAY_MS, datetime_of, ms_of
 
@@ -132,14 +132,17 @@ def new_keys(key_type: KeyType, count: int, source: Source, now_ms: int) -> list
 
 async def insert(cursor: Cursor, keys: Sequence[CardKey]) -> None:
     """Store *keys*, in one statement."""
-    rows = [
-        (
-            *(key.key_hash, key.key, key.key_type, key.source),
-            *(datetime_of(key.created_at), datetime_of(key.expires_at)),
-        )
-        for key in keys
-    ]
-    await cursor.executemany(_INSERT, rows)
+    await cursor.executemany(_INSERT, [_row_of(key) for key in keys])
+
+
+def insertion_of(key: CardKey) -> Statement:
+    """Stores *key*."""
+    return _INSERT, _row_of(key)
+
+
+def _row_of(key: CardKey) -> tuple[Any, ...]:
+    times = (datetime_of(key.created_at), datetime_of(key.expires_at))
+    return (key.key_hash, key.key, key.key_type, key.source, *times)
 
 
 def new_id() -> str:
@@ -147,12 +150,10 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-async def hold(
-    cursor: Cursor, username: str, key: CardKey, source: HoldSource, row_id: str
-) -> None:
-    """Put *key* among those of *username*, as the row *row_id*."""
+def holding_of(username: str, key: CardKey, source: HoldSource, row_id: str) -> Statement:
+    """Puts *key* among those of *username*, as the row *row_id*."""
     times = (datetime_of(key.created_at), datetime_of(key.expires_at))
-    await cursor.execute(_HOLD, (row_id, key.key_hash, username, key.key_type, source, *times))
+    return _HOLD, (row_id, key.key_hash, username, key.key_type, source, *times)
 
 
 async def lock_bindable(cursor: Cursor, key_hash: str, now_ms: int) -> CardKey:

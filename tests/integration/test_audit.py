@@ -86,8 +86,8 @@ async def _use_keys(cursor: Cursor) -> None:
     await memberships.bind(cursor, "eve", later.key, NOW_MS + DAY_MS)
     await memberships.bind(cursor, "hal", left.key, NOW_MS)
     await users.delete(cursor, "hal")
-    await card_keys.hold(cursor, "flo", held, "manual", "held-1")
-    await card_keys.hold(cursor, "flo", dead, "manual", "held-2")
+    await cursor.execute(*card_keys.holding_of("flo", held, "manual", "held-1"))
+    await cursor.execute(*card_keys.holding_of("flo", dead, "manual", "held-2"))
     await card_keys.delete_unused(cursor, dead.key_hash)
     await points.adjust(cursor, "ann", 40, Cause("gift", admin_username=OWNER), NOW_MS)
     await points.adjust(cursor, "ann", -5, Cause("oops", admin_username=OWNER), NOW_MS)
@@ -101,7 +101,7 @@ async def _settle(cursor: Cursor) -> None:
     await card_keys.expire(cursor, NOW_MS + 40 * DAY_MS)
     [fresh] = card_keys.new_keys("year", 1, "admin_created", NOW_MS)
     await card_keys.insert(cursor, [fresh])
-    await card_keys.hold(cursor, "flo", fresh, "manual", "held-3")
+    await cursor.execute(*card_keys.holding_of("flo", fresh, "manual", "held-3"))
     # As imported: the real front ends' word for an address they do not know, a key in no list.
     await cursor.execute(
         "INSERT INTO invitations (id, inviter, invitee, invitation_code, ip_address, rewarded,"

@@ -27,7 +27,7 @@ async def test_keys_that_ran_out_unbound_are_marked_with_who_holds_them(pool: Po
         await users.insert(cursor, users.NewUser(username="ann", password_hash="!"), long_ago)
         await card_keys.insert(cursor, [old, new, used])
         for key in (old, new):
-            await card_keys.hold(cursor, "ann", key, "redeem", card_keys.new_id())
+            await cursor.execute(*card_keys.holding_of("ann", key, "redeem", card_keys.new_id()))
         await cursor.execute(
             "UPDATE card_keys SET status = 'used' WHERE key_hash = %s", used.key_hash
         )
