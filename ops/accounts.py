@@ -15,7 +15,7 @@ import typer
 
 from ops import stores
 from shared import events, instance
-from shared.accounts import card_keys, points, users
+from shared.accounts import admin_config, card_keys, points, users
 from shared.accounts.bars import Bars
 from shared.accounts.ledger import Ledger, Operation
 from shared.accounts.locks import Locks
@@ -41,6 +41,7 @@ _WORDS = {
     points.DEDUCT_TOO_MUCH: "the user has fewer points than that",
     points.TOO_MANY: "the user would have more points than an account can hold",
     card_keys.UNKNOWN: "there is no such card key",
+    admin_config.CHANGED: "the document was changed since this version: look at it again",
     card_keys.BOUND: "the card key is bound, so it cannot be deleted",
 }
 

@@ -22,6 +22,7 @@ from ops.import_plays import import_plays
 from ops.points import points_app
 from ops.repair_ids import repair_ids
 from ops.resume import resume
+from ops.site_config import config
 from ops.stats import stats
 from ops.status import status
 from ops.up import up
@@ -46,6 +47,7 @@ cli.command()(import_plays)
 cli.add_typer(db, name="db")
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(stats, name="stats")
+cli.add_typer(config, name="config")
 cli.add_typer(users_app, name="users")
 cli.add_typer(cardkeys, name="cardkeys")
 cli.add_typer(points_app, name="points")

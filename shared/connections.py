@@ -62,6 +62,8 @@ _SESSION = (
     " sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
     " /*!80000 , transaction_isolation='READ-COMMITTED' */"
     " /*M! , tx_isolation='READ-COMMITTED' */"
+    # Whoever gives up waiting closes the connection, and the server goes on waiting for it.
+    ", innodb_lock_wait_timeout=5 /*M! , idle_transaction_timeout=20 */"
 )
 # A worker frozen inside its transaction must not hold its shard's rows for hours.
 _DRAIN_SESSION = (

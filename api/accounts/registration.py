@@ -193,7 +193,7 @@ async def set_password(
         return Ok()
 
     operation = operation_of(request, username, body)
-    await site.ledger.perform(operation, [user_lock(username)], change, Ok)
+    await site.ledger.perform(operation, [], change, Ok)
     await site.sessions.end_all(username, but=but)
 
 
