@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import orjson
 import pytest
@@ -431,6 +432,17 @@ def test_every_check_is_tried() -> None:
     """No check is without a disagreement that it finds."""
     tried = {damage.check for damage in DAMAGES} | {"points-negative"}
     assert {check.name for check in CHECKS} == tried
+
+
+def test_the_guide_has_every_finding() -> None:
+    """Who is woken by one finds the same words there."""
+    guide = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    missing = [
+        check.name
+        for check in CHECKS
+        if f"| `{check.name}` | {check.means} | {check.remedy} |" not in guide
+    ]
+    assert [] == missing
 
 
 @asynccontextmanager
