@@ -182,7 +182,7 @@ async def _change_password(call: Call) -> None:
     if not call.asked.target_password:
         raise InvalidField("缺少新密码", "targetPassword", "a new password")
     new_hash = await passwords.hashed(call.asked.target_password)
-    await call.change(lambda cursor: users.set_password(cursor, name, new_hash))
+    await call.change(lambda cursor: registration.give_password(cursor, name, new_hash))
     # Not only told: an old session must not outlive its password unnoticed.
     await call.site.sessions.end_all(name)
 

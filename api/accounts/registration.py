@@ -189,7 +189,7 @@ async def set_password(
     site = site_of(request)
 
     async def change(cursor: Cursor) -> Ok:
-        await users.set_password(cursor, username, new_hash)
+        await registration.give_password(cursor, username, new_hash)
         return Ok()
 
     operation = operation_of(request, username, body)

@@ -383,7 +383,10 @@ DAMAGES = [
     ),
     Damage(
         "deleted-user-is-there",
-        ("INSERT INTO users (username, password_hash) VALUES ('cas', '!')",),
+        (
+            "INSERT INTO users (username, password_hash) VALUES ('cas', 'hash')",
+            "INSERT INTO user_points (username, invitation_code) VALUES ('cas', 'CASCASCASCASCASC')",
+        ),
         "cas (user), since",
     ),
     Damage(
