@@ -385,7 +385,8 @@ DAMAGES = [
         "deleted-user-is-there",
         (
             "INSERT INTO users (username, password_hash) VALUES ('cas', 'hash')",
-            "INSERT INTO user_points (username, invitation_code) VALUES ('cas', 'CASCASCASCASCASC')",
+            "INSERT INTO user_points (username, invitation_code)"
+            " VALUES ('cas', 'CASCASCASCASCAS1')",
         ),
         "cas (user), since",
     ),
