@@ -31,8 +31,8 @@ from shared.scripts import script
 log = structlog.get_logger()
 
 #: A crashed holder's locks are free after this; a live one renews them each third of it.
-LEASE_MS = 10_000
-#: For all locks of one `hold` together.
+LEASE_MS = 5_000
+#: For all locks of one `hold` together: longer than a crashed holder's last.
 WAIT_S = 10.0
 #: A Redis that takes longer counts as away: an operation is to last longer than its locks.
 ANSWER_S = 1.0

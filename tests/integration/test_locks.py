@@ -306,10 +306,10 @@ async def test_a_lock_outlives_its_lease_while_it_is_held(
 
 async def test_every_lease_runs_out_by_itself(redis: Redis, ours: Locks) -> None:
     """
-    A process that dies holding a lock keeps others out for ten seconds at most.
+    A process that dies holding a lock keeps others out for a while, but lets them in in time.
     """
     async with ours.hold("ann"):
-        assert 0 < await redis.pttl(ANN) <= 10_000
+        assert 0 < await redis.pttl(ANN) <= 5_000 < locks.WAIT_S * 1_000
 
 
 async def test_a_lost_lease_is_noticed_and_the_body_goes_on(
