@@ -12,7 +12,7 @@ import msgspec
 from shared.accounts import card_keys, points
 from shared.accounts.card_keys import CardKey, HoldSource, Source
 from shared.connections import Cursor, Statement, execute_together
-from shared.times import DAY_MS, datetime_of, ms_of
+from shared.times import DAY_MS, datetime_text, ms_of
 
 #: A membership that ends in fewer days is shown as ending.
 EXPIRING_DAYS = 30
@@ -80,7 +80,7 @@ async def bind(cursor: Cursor, username: str, plain_key: str, now_ms: int) -> Me
     before = await read(cursor, username, now_ms)
     expires_at = _expiry(key, before, now_ms)
     used = _used(username, key, before, expires_at, now_ms)
-    kept = (key.key_hash, datetime_of(now_ms), datetime_of(expires_at))
+    kept = (key.key_hash, datetime_text(now_ms), datetime_text(expires_at))
     await execute_together(cursor, *used, (_KEEP, (username, *kept, *kept)))
     return _shown((key.key_hash, key.key, key.source), expires_at, now_ms, now_ms)
 
@@ -97,11 +97,11 @@ def _used(
     username: str, key: CardKey, before: Membership | None, expires_at: int, now_ms: int
 ) -> Iterator[Statement]:
     """Makes *key* used, where it is stored and with whoever holds it."""
-    now, until = datetime_of(now_ms), datetime_of(expires_at)
+    now, until = datetime_text(now_ms), datetime_text(expires_at)
     yield _USE, (username, now, key.key_hash)
     yield _USE_HELD, (username, now, key.key_hash)
     held = (card_keys.new_id(), key.key_hash, username, key.key_type, _HOLD_SOURCES[key.source])
-    yield _HOLD, (*held, datetime_of(key.created_at), until, now, username, until)
+    yield _HOLD, (*held, datetime_text(key.created_at), until, now, username, until)
     if before is not None and not before.is_expired:
         # Front ends show keys by their rows: the one before shows the time that goes on.
         yield _EXTEND, (until, username, before.bound_key)

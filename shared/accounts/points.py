@@ -18,7 +18,7 @@ import msgspec
 from shared.accounts import users
 from shared.connections import Cursor, Statement, execute_together, mysql_errors
 from shared.errors import DataRefused, NotFound, Refused, Taken
-from shared.times import datetime_of, ms_of
+from shared.times import datetime_text, ms_of
 
 #: Of one change; and of a balance, so that its column never overflows.
 AMOUNT_MAX, BALANCE_MAX = 1_000_000, 2_000_000_000
@@ -199,7 +199,7 @@ def _record(username: str, kind: RecordType, amount: int, cause: Cause, now_ms: 
     """Keeps what changed: with it a balance is the sum of its records."""
     related = (cause.related_user, cause.card_key_id, cause.admin_username)
     values = (str(uuid.uuid4()), username, kind, amount, cause.reason, *related)
-    return _RECORD, (*values, datetime_of(now_ms))
+    return _RECORD, (*values, datetime_text(now_ms))
 
 
 async def history(

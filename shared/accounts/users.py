@@ -16,7 +16,7 @@ import orjson
 
 from shared.connections import Cursor, mysql_errors
 from shared.errors import InvalidField, NotFound, Refused, Taken
-from shared.times import datetime_of, ms_of
+from shared.times import datetime_text, ms_of
 
 #: What no password verifies: the user was met, or imported, without one.
 NO_PASSWORD = "!"  # noqa: S105
@@ -102,7 +102,7 @@ async def insert(cursor: Cursor, user: NewUser, now_ms: int) -> None:
         user.oidc_sub,
         user.tvbox_token,
         user.show_adult_content,
-        datetime_of(now_ms),
+        datetime_text(now_ms),
     )
     try:
         with mysql_errors():
