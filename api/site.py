@@ -10,8 +10,6 @@ from typing import Any
 
 from litestar import Request
 from redis.asyncio import Redis
-from shared.accounts.attempts import Attempts
-from shared.accounts.locks import Locks
 
 from api import queries
 from api.background import BackgroundTask
@@ -20,8 +18,10 @@ from api.gate import Gate
 from api.group_commit import GroupCommit
 from api.reads import Reads
 from api.requests import RequestFigures
+from shared.accounts.attempts import Attempts
 from shared.accounts.bars import Bars
 from shared.accounts.ledger import Ledger
+from shared.accounts.locks import Locks
 from shared.accounts.sessions import Sessions
 from shared.appends import AppendConnection
 from shared.connections import Pool, open_mysql, open_redis
