@@ -234,10 +234,11 @@ async def read_barred(cursor: Cursor) -> dict[str, str]:
     return dict(await cursor.fetchall())
 
 
-async def is_barred(cursor: Cursor, username: str) -> bool:
-    """Was *username* banned, or a user of this name deleted?"""
-    await cursor.execute("SELECT 1 FROM barred_users WHERE username = %s", (username,))
-    return await cursor.fetchone() is not None
+async def barred_reason(cursor: Cursor, username: str) -> str | None:
+    """'banned', 'deleted' if nobody took the name since, or None: their logins count."""
+    await cursor.execute("SELECT reason FROM barred_users WHERE username = %s", (username,))
+    reasons: list[str] = [reason for (reason,) in await cursor.fetchall()]
+    return reasons[0] if reasons else None
 
 
 async def _set(cursor: Cursor, username: str, column: str, value: object) -> None:
