@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, BinaryIO, TypeVar
@@ -18,7 +18,7 @@ from rich.progress import Progress as Bar
 from ops.letter_view import printable
 from ops.lunatv_source import Progress
 from shared.connections import open_redis
-from shared.errors import InvalidField, Transient
+from shared.errors import DataRefused, InvalidField, Transient
 
 T = TypeVar("T")
 
@@ -62,9 +62,13 @@ class Refusals:
 
     def add(self, refusal: Refusal) -> None:
         """One more that was not taken."""
+        self.keep(refusal)
+        self.write(refusal)
+
+    def keep(self, refusal: Refusal) -> None:
+        """Only for the terminal."""
         if len(self._told) < _TOLD_MAX:
             self._told.append(refusal)
-        self.write(refusal)
 
     def write(self, line: object) -> None:
         """Only to the report: *line*, a dataclass."""
@@ -98,6 +102,23 @@ async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
         except Transient:
             await asyncio.sleep(pause_s)
     return await attempt()
+
+
+async def by_halves(
+    items: Sequence[T],
+    write: Callable[[Sequence[T]], Awaitable[None]],
+    refuse: Callable[[T, DataRefused], None],
+) -> None:
+    """Let *write* have all *items*; the ones that MySQL refuses are found by halves."""
+    try:
+        await write(items)
+    except DataRefused as error:
+        if len(items) == 1:
+            refuse(items[0], error)
+            return
+        half = len(items) // 2
+        await by_halves(items[:half], write, refuse)
+        await by_halves(items[half:], write, refuse)
 
 
 @contextmanager

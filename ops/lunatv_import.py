@@ -9,7 +9,7 @@ from functools import partial
 
 from redis.asyncio import Redis
 
-from ops.importing import Refusal, patiently, refusal_of
+from ops.importing import Refusal, by_halves, patiently, refusal_of
 from ops.lunatv import Found, Misplaced, past_record, read_records
 from ops.lunatv_source import Progress, shown
 from shared.connections import redis_errors
@@ -114,19 +114,13 @@ class Import:
     async def _flush(self, shard: int) -> None:
         records = self._waiting.pop(shard)
         self._count -= len(records)
-        await self._write(records)
+        await by_halves(records, self._write, self._refuse_record)
 
     async def _write(self, records: Sequence[PastRecord]) -> None:
-        """Write *records* of one shard; the ones MySQL refuses are found by halves."""
-        try:
-            self._tally.add(await patiently(partial(self._attempt, records)))
-        except DataRefused as error:
-            if len(records) == 1:
-                self._refuse(Refusal(records[0].origin, "refused_by_mysql", str(error)))
-                return
-            half = len(records) // 2
-            await self._write(records[:half])
-            await self._write(records[half:])
+        self._tally.add(await patiently(partial(self._attempt, records)))
+
+    def _refuse_record(self, record: PastRecord, error: DataRefused) -> None:
+        self._refuse(Refusal(record.origin, "refused_by_mysql", str(error)))
 
     async def _attempt(self, records: Sequence[PastRecord]) -> Outcome:
         deps, sink, restore = self._deps, self._sink, self._restore

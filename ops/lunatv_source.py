@@ -77,6 +77,17 @@ async def hash_items(redis: Redis, key: bytes) -> AsyncIterator[tuple[bytes, byt
             return
 
 
+async def members_of(redis: Redis, key: bytes, kind: bytes) -> list[tuple[bytes, float | None]]:
+    """(member, score) of a sorted set, (member, None) of a set; nothing of another type."""
+    with _source_errors():
+        if kind == b"zset":
+            return list(await redis.zrange(key, 0, -1, withscores=True))
+        if kind == b"set":
+            members = await cast("Awaitable[set[bytes]]", redis.smembers(key))  # type: ignore[arg-type]
+            return [(member, None) for member in members]
+    return []
+
+
 @contextmanager
 def _source_errors() -> Iterator[None]:
     try:

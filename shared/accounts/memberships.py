@@ -40,7 +40,7 @@ _KEEP = """
 INSERT INTO memberships (username, key_hash, bound_at, expires_at) VALUES (%s, %s, %s, %s)
 ON DUPLICATE KEY UPDATE key_hash = %s, bound_at = %s, expires_at = %s
 """
-_HOLD_SOURCES: dict[Source | None, HoldSource] = {
+HOLD_SOURCES: dict[Source | None, HoldSource] = {
     "admin_created": "manual",
     "points_redeem": "manual",
     "promotion_register": "promotion_register",
@@ -100,7 +100,7 @@ async def _use(cursor: Cursor, username: str, key: CardKey, expires_at: int, now
     now, until = datetime_of(now_ms), datetime_of(expires_at)
     await cursor.execute(_USE, (username, now, key.key_hash))
     await cursor.execute(_USE_HELD, (username, now, key.key_hash))
-    held = (str(uuid.uuid4()), key.key_hash, username, key.key_type, _HOLD_SOURCES[key.source])
+    held = (str(uuid.uuid4()), key.key_hash, username, key.key_type, HOLD_SOURCES[key.source])
     times = (datetime_of(key.created_at), until, now)
     await cursor.execute(_HOLD, (*held, *times, username, until))
 
