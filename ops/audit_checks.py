@@ -302,11 +302,12 @@ GROUP BY inviter, invitee HAVING SUM(rewarded) > 0 AND SUM(earned) = 0
         "An invitation was rewarded, but the inviter has no record of points for it.",
         "Give them with `moonwake points adjust NAME AMOUNT --reason ...`.",
     ),
+    # Once without an address is no finding: older sites rewarded for addresses they did not know.
     Check(
         "reward-doubled",
         f"""
 SELECT inviter, invitee, SUM(earned) AS times, SUM(addresses) AS addresses FROM ({_REWARDS}) r
-GROUP BY inviter, invitee HAVING SUM(earned) > SUM(addresses)
+GROUP BY inviter, invitee HAVING SUM(earned) > GREATEST(SUM(addresses), 1)
 """,
         "{0} earned {2} times for {1}, from {3} addresses",
         "An inviter earned more often for one user than addresses were rewarded.",

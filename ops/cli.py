@@ -19,6 +19,7 @@ from ops.database import db
 from ops.dead_letters import dead_letters
 from ops.doctor import doctor
 from ops.import_plays import import_plays
+from ops.import_users import import_users
 from ops.points import points_app
 from ops.repair_ids import repair_ids
 from ops.resume import resume
@@ -44,6 +45,7 @@ cli.command("audit")(audit_command)
 cli.command()(resume)
 cli.command()(repair_ids)
 cli.command()(import_plays)
+cli.command()(import_users)
 cli.add_typer(db, name="db")
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(stats, name="stats")

@@ -40,7 +40,7 @@ _KEEP = """
 INSERT INTO memberships (username, key_hash, bound_at, expires_at) VALUES (%s, %s, %s, %s)
 ON DUPLICATE KEY UPDATE key_hash = %s, bound_at = %s, expires_at = %s
 """
-_HOLD_SOURCES: dict[Source | None, HoldSource] = {
+HOLD_SOURCES: dict[Source | None, HoldSource] = {
     "admin_created": "manual",
     "points_redeem": "manual",
     "promotion_register": "promotion_register",
@@ -100,7 +100,7 @@ def _used(
     now, until = datetime_text(now_ms), datetime_text(expires_at)
     yield _USE, (username, now, key.key_hash)
     yield _USE_HELD, (username, now, key.key_hash)
-    held = (card_keys.new_id(), key.key_hash, username, key.key_type, _HOLD_SOURCES[key.source])
+    held = (card_keys.new_id(), key.key_hash, username, key.key_type, HOLD_SOURCES[key.source])
     yield _HOLD, (*held, datetime_text(key.created_at), until, now, username, until)
     if before is not None and not before.is_expired:
         # Front ends show keys by their rows: the one before shows the time that goes on.
