@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typer
 
+from ops.audit import audit_command
 from ops.cookie import cookie
 from ops.database import db
 from ops.dead_letters import dead_letters
@@ -31,6 +32,7 @@ cli.command()(up)
 cli.command()(cookie)
 cli.command()(status)
 cli.command()(doctor)
+cli.command("audit")(audit_command)
 cli.command()(resume)
 cli.command()(repair_ids)
 cli.command()(import_plays)

@@ -36,6 +36,7 @@ __all__ = [
     "reading",
     "redis_errors",
     "rows_changed",
+    "snapshot",
     "transaction",
 ]
 
@@ -181,6 +182,25 @@ async def transaction(pool: Pool) -> AsyncIterator[Cursor]:
         async with pool.acquire() as connection, connection.cursor() as cursor:
             try:
                 await connection.begin()
+                yield cursor
+                await connection.commit()
+            except Exception:
+                await _roll_back(connection)
+                raise
+
+
+@asynccontextmanager
+async def snapshot(pool: Pool) -> AsyncIterator[Cursor]:
+    """A cursor that reads all tables as they were at one moment, and locks no row.
+
+    Errors are translated.
+    """
+    with mysql_errors():
+        async with pool.acquire() as connection, connection.cursor() as cursor:
+            # Of this transaction alone: READ COMMITTED would see each statement's own moment.
+            await cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            await cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+            try:
                 yield cursor
                 await connection.commit()
             except Exception:
