@@ -244,7 +244,9 @@ class AccountMachine(RuleBasedStateMachine):
         }
 
     async def answers_to(self, calls: Sequence[Call]) -> list[Answer]:
-        return list(await asyncio.gather(*map(self.answer, calls)))
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.answer(call)) for call in calls]
+        return [task.result() for task in tasks]
 
     async def answer(self, call: Call) -> Answer:
         """What the program answers to *call*, in the model's words."""
