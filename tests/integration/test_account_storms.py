@@ -26,7 +26,7 @@ from shared.settings import Settings
 from shared.times import DAY_MS, ms_of
 from tests.account_site import ADMIN, NOW_MS, AccountSite, account_site, at_once
 from tests.plays import rows
-from tests.waiting import until
+from tests.sessions import until_somebody_waits
 
 CROWD = 200
 WEEK_MS = 7 * DAY_MS
@@ -283,22 +283,12 @@ async def test_a_deadlocks_victim_is_done_all_the_same(
         await rival.execute(HEAVY)
         await rival.execute(f"SELECT * FROM {crossing.first} FOR UPDATE")
         calling = asyncio.ensure_future(crossing.call(unlocked, key, invitation))
-        await until_somebody_waits(unlocked)
+        await until_somebody_waits(unlocked.pool)
         await rival.execute(f"SELECT * FROM {crossing.then} FOR UPDATE")
         await connection.rollback()
     await calling
 
     assert 1 == deadlocks(logs)
-
-
-async def until_somebody_waits(site: AccountSite) -> None:
-    query = "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-
-    async def somebody_waits() -> bool:
-        return bool(await rows(site.pool, query))
-
-    # The table is a cache that is not renewed while somebody reads it all the time.
-    await until(somebody_waits, "a transaction waits for a lock", poll_s=0.15)
 
 
 async def test_a_rival_that_keeps_crossing_delays_but_changes_nothing(
