@@ -146,7 +146,9 @@ async def _complete(cursor: Cursor, username: str, *, has_account: bool) -> None
             " WHERE username = %s AND invitation_code IS NULL",
             (new_invitation_code(), username),
         )
-    elif await users.find(cursor, username) is not None:
+    else:
+        # Locked: of a user who is deleted at this moment the account's foreign key would fail.
+        await users.lock(cursor, username)
         await open_account(cursor, username)
 
 

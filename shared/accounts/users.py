@@ -108,7 +108,9 @@ async def insert(cursor: Cursor, user: NewUser, now_ms: int) -> None:
         with mysql_errors():
             await cursor.execute(_INSERT, values)
     except Taken as error:
-        raise Refused(SUBJECT_TAKEN if "uk_oidc_sub" in str(error) else TAKEN) from error
+        # The message names the value first, which may be called like the key.
+        key = str(error).rpartition(" for key ")[2]
+        raise Refused(SUBJECT_TAKEN if "uk_oidc_sub" in key else TAKEN) from error
     await cursor.execute(_LIKE, (user.username,))
     if len(await cursor.fetchall()) != 1:
         raise Refused(TAKEN)

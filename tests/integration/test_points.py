@@ -1,0 +1,229 @@
+"""Points: what may be earned, spent and taken, and the records of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared.accounts import points, users
+from shared.accounts.points import BALANCE_MAX, Cause
+from shared.connections import Cursor, Pool, transaction
+from shared.errors import NotFound, Refused
+from shared.settings import Settings
+from tests.account_site import NOW_MS, AccountSite, account_site
+from tests.plays import rows
+from tests.sessions import until_somebody_waits
+
+GIFT = Cause("gift")
+
+
+@pytest.fixture(name="site")
+async def _site(migrated: Settings) -> AsyncIterator[AccountSite]:
+    async with account_site(migrated, locks=False) as site:
+        await site.make_users(["ann"])
+        # As a drain stores somebody who only ever played something.
+        await rows(site.pool, "INSERT INTO users (username, password_hash) VALUES ('met', '!')")
+        yield site
+
+
+@pytest.fixture(name="cursor")
+async def _cursor(site: AccountSite) -> AsyncIterator[Cursor]:
+    async with transaction(site.pool) as cursor:
+        yield cursor
+
+
+async def sums(cursor: Cursor, name: str = "ann") -> tuple[int, int, int]:
+    account = await points.read_account(cursor, name)
+    assert account is not None
+    return account.balance, account.total_earned, account.total_redeemed
+
+
+async def test_each_kind_of_change_has_its_own_sum(cursor: Cursor) -> None:
+    """
+    An adjustment is neither earned nor redeemed; a record of a redemption is negative.
+    """
+    await points.earn(cursor, "ann", 500, GIFT, NOW_MS)
+    await points.spend(cursor, "ann", 300, GIFT, NOW_MS + 1)
+    await points.adjust(cursor, "ann", -50, GIFT, NOW_MS + 2)
+    await points.adjust(cursor, "ann", 7, GIFT, NOW_MS + 3)
+
+    assert (157, 500, 300) == await sums(cursor)
+    history, total = await points.history(cursor, "ann", 1, 10)
+    assert 4 == total
+    assert [
+        ("admin_adjust", 7, NOW_MS + 3),
+        ("admin_adjust", -50, NOW_MS + 2),
+        ("redeem", -300, NOW_MS + 1),
+        ("earn", 500, NOW_MS),
+    ] == [(record.type, record.amount, record.created_at) for record in history]
+
+
+async def test_a_record_says_what_the_change_had_to_do_with(cursor: Cursor) -> None:
+    """
+    Whom, which key, which admin, and why.
+    """
+    cause = Cause("理由 'quoted'", related_user="bob", card_key_id="id", admin_username="admin")
+    await points.earn(cursor, "ann", 1, cause, NOW_MS)
+
+    [record], _ = await points.history(cursor, "ann", 1, 10)
+    told = (record.reason, record.related_user, record.card_key_id, record.admin_username)
+    assert (cause.reason, "bob", "id", "admin") == told
+
+
+async def test_the_last_point_can_be_spent_and_no_more(cursor: Cursor) -> None:
+    """
+    A refusal takes nothing and notes nothing.
+    """
+    await points.earn(cursor, "ann", 300, GIFT, NOW_MS)
+    with pytest.raises(Refused, match=points.TOO_FEW):
+        await points.spend(cursor, "ann", 301, GIFT, NOW_MS)
+    await points.spend(cursor, "ann", 300, GIFT, NOW_MS)
+    with pytest.raises(Refused, match=points.TOO_FEW):
+        await points.spend(cursor, "ann", 1, GIFT, NOW_MS)
+
+    assert (0, 300, 300) == await sums(cursor)
+    assert 2 == (await points.history(cursor, "ann", 1, 10))[1]
+
+
+async def test_an_admin_takes_what_there_is_and_no_more(cursor: Cursor) -> None:
+    """
+    Down to nothing, not below.
+    """
+    await points.adjust(cursor, "ann", 5, GIFT, NOW_MS)
+    with pytest.raises(Refused, match=points.DEDUCT_TOO_MUCH):
+        await points.adjust(cursor, "ann", -6, GIFT, NOW_MS)
+    await points.adjust(cursor, "ann", -5, GIFT, NOW_MS)
+
+    assert (0, 0, 0) == await sums(cursor)
+
+
+async def test_a_balance_never_grows_beyond_its_column(cursor: Cursor) -> None:
+    """
+    Neither by earning nor by an admin; up to the limit both may.
+    """
+    await points.earn(cursor, "ann", BALANCE_MAX - 2, GIFT, NOW_MS)
+    for change in (points.earn, points.adjust):
+        with pytest.raises(Refused, match=points.TOO_MANY):
+            await change(cursor, "ann", 3, GIFT, NOW_MS)
+    await points.earn(cursor, "ann", 1, GIFT, NOW_MS)
+    await points.adjust(cursor, "ann", 1, GIFT, NOW_MS)
+
+    assert (BALANCE_MAX, BALANCE_MAX - 1, 0) == await sums(cursor)
+
+
+async def test_what_was_ever_earned_or_redeemed_has_a_limit_too(cursor: Cursor) -> None:
+    """
+    However little is left, or the next change would not fit into the table.
+    """
+    await points.earn(cursor, "ann", BALANCE_MAX, GIFT, NOW_MS)
+    await points.spend(cursor, "ann", BALANCE_MAX, GIFT, NOW_MS)
+    with pytest.raises(Refused, match=points.TOO_MANY):
+        await points.earn(cursor, "ann", 1, GIFT, NOW_MS)
+    await points.adjust(cursor, "ann", 1, GIFT, NOW_MS)
+    with pytest.raises(Refused):
+        await points.spend(cursor, "ann", 1, GIFT, NOW_MS)
+
+    assert (1, BALANCE_MAX, BALANCE_MAX) == await sums(cursor)
+
+
+async def test_history_is_read_in_pages_newest_first(cursor: Cursor) -> None:
+    """
+    Every record is on one page, also those of the same moment; others' are on none.
+    """
+    await points.adjust(cursor, "met", 1, GIFT, NOW_MS)
+    for number in range(7):
+        await points.adjust(cursor, "ann", number + 1, GIFT, NOW_MS + number // 3)
+
+    pages = [await points.history(cursor, "ann", page, 3) for page in (1, 2, 3, 4)]
+    read = [record for page, _ in pages for record in page]
+    assert [3, 3, 1, 0] == [len(page) for page, _ in pages]
+    assert {7} == {total for _, total in pages}
+    assert [2, 1, 1, 1, 0, 0, 0] == [record.created_at - NOW_MS for record in read]
+    assert set(range(1, 8)) == {record.amount for record in read}
+
+
+async def test_an_account_is_made_when_it_is_needed(cursor: Cursor) -> None:
+    """
+    Once: the code that it gets stays.
+    """
+    assert await points.read_account(cursor, "met") is None
+    first = await points.lock_account(cursor, "met")
+    again = await points.lock_account(cursor, "met")
+
+    assert first == again
+    assert (16, 0) == (len(first.invitation_code), first.balance)
+    assert first.invitation_code.isalnum()
+    assert first.invitation_code.upper() == first.invitation_code
+
+
+async def test_an_imported_account_without_a_code_gets_one(cursor: Cursor) -> None:
+    """
+    Its points stay as they are.
+    """
+    await points.earn(cursor, "ann", 5, GIFT, NOW_MS)
+    await cursor.execute("UPDATE user_points SET invitation_code = NULL")
+
+    account = await points.lock_account(cursor, "ann")
+    assert (16, 5) == (len(account.invitation_code), account.balance)
+    assert account == await points.read_account(cursor, "ann")
+
+
+async def test_nobody_has_no_account(cursor: Cursor) -> None:
+    """
+    No user, no points, and none are given.
+    """
+    with pytest.raises(NotFound):
+        await points.lock_account(cursor, "nobody")
+    with pytest.raises(NotFound):
+        await points.adjust(cursor, "nobody", 1, GIFT, NOW_MS)
+    with pytest.raises(Refused):
+        await points.spend(cursor, "nobody", 1, GIFT, NOW_MS)
+
+    assert await points.read_account(cursor, "nobody") is None
+
+
+async def test_an_account_is_not_made_for_who_is_deleted_at_that_moment(
+    site: AccountSite,
+) -> None:
+    """
+    Who needs it waits for the deletion, and is told that there is no such user.
+    """
+    async with transaction(site.pool) as cursor:
+        await users.delete(cursor, "met")
+        adjusting = asyncio.create_task(site.adjust("met", 1))
+        await until_somebody_waits(site.pool)
+
+    with pytest.raises(NotFound):
+        await adjusting
+
+
+async def test_two_who_need_the_same_account_make_one(site: AccountSite) -> None:
+    """
+    The later one waits, and sees what the first one has done to it.
+    """
+    async with transaction(site.pool) as cursor:
+        await points.adjust(cursor, "met", 5, GIFT, NOW_MS)
+        adjusting = asyncio.create_task(site.adjust("met", -5))
+        await until_somebody_waits(site.pool)
+    await adjusting
+
+    assert (0, 0, 0) == await sums_in(site.pool)
+
+
+async def sums_in(pool: Pool) -> tuple[int, int, int]:
+    async with transaction(pool) as cursor:
+        return await sums(cursor, "met")
+
+
+async def test_accounts_are_listed_in_pages_by_name(cursor: Cursor) -> None:
+    """
+    Users without an account are on no page.
+    """
+    await points.earn(cursor, "ann", 5, GIFT, NOW_MS)
+    assert ["ann"] == [account.username for account in (await points.listed(cursor, 1, 10))[0]]
+    await points.lock_account(cursor, "met")
+
+    [last], total = await points.listed(cursor, 2, 1)
+    assert ("met", 2) == (last.username, total)
