@@ -2,7 +2,8 @@
 Points: an account per user, and a record for whatever changes it.
 
 The balance is the sum of a user's records; `total_earned` is that of type earn, `total_redeemed`
-that of type redeem with the sign turned. An admin's adjustment changes the balance alone.
+that of type redeem with the sign turned. An admin's adjustment changes the balance alone. Account and record are
+written in one round trip, so who is refused has to undo the transaction.
 """
 
 from __future__ import annotations
@@ -153,13 +154,14 @@ async def _complete(cursor: Cursor, username: str, *, has_account: bool) -> None
 
 
 async def earn(cursor: Cursor, username: str, amount: int, cause: Cause, now_ms: int) -> None:
-    """Give *amount* points. Raises `Refused` where no account can take them."""
+    """Give *amount* points.
+
+    Raises `Refused` where no account can take them, `NotFound` for an unknown user.
+    """
     limit = BALANCE_MAX - amount
     update = (_EARN, (amount, amount, username, limit, limit))
     record = _record(username, "earn", amount, cause, now_ms)
-    changed, *_ = await execute_together(cursor, update, record)
-    if changed != 1:
-        raise Refused(TOO_MANY)
+    await _change(cursor, TOO_MANY, update, record)
 
 
 async def spend(
@@ -172,15 +174,7 @@ async def spend(
     limit = BALANCE_MAX - amount
     update = (_SPEND, (amount, amount, username, amount, limit))
     record = _record(username, "redeem", -amount, cause, now_ms)
-    try:
-        with mysql_errors():
-            changed, *_ = await execute_together(cursor, update, record, *others)
-    except Taken:
-        raise
-    except DataRefused as error:  # the foreign key on the user's name
-        raise NotFound(users.UNKNOWN) from error
-    if changed != 1:
-        raise Refused(TOO_FEW)
+    await _change(cursor, TOO_FEW, update, record, *others)
 
 
 async def adjust(cursor: Cursor, username: str, amount: int, cause: Cause, now_ms: int) -> None:
@@ -192,9 +186,23 @@ async def adjust(cursor: Cursor, username: str, amount: int, cause: Cause, now_m
     await lock_account(cursor, username)
     update = (_ADJUST, (amount, username, amount, BALANCE_MAX))
     record = _record(username, "admin_adjust", amount, cause, now_ms)
-    changed, *_ = await execute_together(cursor, update, record)
+    await _change(cursor, DEDUCT_TOO_MUCH if amount < 0 else TOO_MANY, update, record)
+
+
+async def _change(cursor: Cursor, refusal: str, *statements: Statement) -> None:
+    """Execute *statements*, the first of which changes the account where its condition allows.
+
+    Raises `Refused` with *refusal* where it does not, `NotFound` for an unknown user.
+    """
+    try:
+        with mysql_errors():
+            changed, *_ = await execute_together(cursor, *statements)
+    except Taken:
+        raise
+    except DataRefused as error:  # the record's foreign key on the user's name
+        raise NotFound(users.UNKNOWN) from error
     if changed != 1:
-        raise Refused(DEDUCT_TOO_MUCH if amount < 0 else TOO_MANY)
+        raise Refused(refusal)
 
 
 def _record(username: str, kind: RecordType, amount: int, cause: Cause, now_ms: int) -> Statement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -32,6 +33,15 @@ async def _site(migrated: Settings) -> AsyncIterator[AccountSite]:
 async def _cursor(site: AccountSite) -> AsyncIterator[Cursor]:
     async with transaction(site.pool) as cursor:
         yield cursor
+
+
+@asynccontextmanager
+async def undone(cursor: Cursor, refusal: str) -> AsyncIterator[None]:
+    """The body is refused with *refusal*, and undone as a whole transaction would be."""
+    await cursor.execute("SAVEPOINT unrefused")
+    with pytest.raises(Refused, match=refusal):
+        yield
+    await cursor.execute("ROLLBACK TO SAVEPOINT unrefused")
 
 
 async def sums(cursor: Cursor, name: str = "ann") -> tuple[int, int, int]:
@@ -77,10 +87,10 @@ async def test_the_last_point_can_be_spent_and_no_more(cursor: Cursor) -> None:
     A refusal takes nothing and notes nothing.
     """
     await points.earn(cursor, "ann", 300, GIFT, NOW_MS)
-    with pytest.raises(Refused, match=points.TOO_FEW):
+    async with undone(cursor, points.TOO_FEW):
         await points.spend(cursor, "ann", 301, GIFT, NOW_MS)
     await points.spend(cursor, "ann", 300, GIFT, NOW_MS)
-    with pytest.raises(Refused, match=points.TOO_FEW):
+    async with undone(cursor, points.TOO_FEW):
         await points.spend(cursor, "ann", 1, GIFT, NOW_MS)
 
     assert (0, 300, 300) == await sums(cursor)
