@@ -2,8 +2,8 @@
 Points: an account per user, and a record for whatever changes it.
 
 The balance is the sum of a user's records; `total_earned` is that of type earn, `total_redeemed`
-that of type redeem with the sign turned. An admin's adjustment changes the balance alone. Account and record are
-written in one round trip, so who is refused has to undo the transaction.
+that of type redeem with the sign turned. An admin's adjustment changes the balance alone.
+Account and record are written in one round trip: who is refused has to undo the transaction.
 """
 
 from __future__ import annotations
