@@ -41,8 +41,8 @@ BOUND = "已使用的卡密不能删除"
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 16
 _RANDOM = secrets.SystemRandom()
-#: A cell that begins so is a formula to a spreadsheet.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: A cell that begins so is a formula to a spreadsheet; to a Chinese one in full width too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 _COLUMNS = (
     "key_hash, plain_key, key_type, status, source, created_at, expires_at, bound_to, bound_at"
