@@ -53,9 +53,9 @@ async def _site(migrated: Settings) -> AsyncIterator[People]:
         yield site
 
 
-async def act(caller: Caller, action: str, target: str = "bob", **more: Any) -> Any:
-    """What *caller* is told."""
-    body = {"action": action, "targetUsername": target, **NEEDS.get(action, {}), **more}
+async def act(caller: Caller, action: str, name: Any = "bob", **more: Any) -> Any:
+    """What *caller* is told of an action on the user *name*."""
+    body = {"action": action, "targetUsername": name, **NEEDS.get(action, {}), **more}
     return error_of(await caller.post(PATH, body))
 
 

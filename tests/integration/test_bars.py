@@ -15,7 +15,7 @@ from shared.accounts.bars import Bars
 from shared.connections import open_redis, transaction
 from shared.errors import StoreDown
 from shared.settings import Settings
-from tests.callers import PASSWORD, Caller, People, enrol, error_of, people, query, signed
+from tests.callers import PASSWORD, Caller, People, enrol, error_of, people, signed
 from tests.fronts import Front, front
 from tests.plays import record
 from tests.servers import OwnServers

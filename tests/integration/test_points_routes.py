@@ -219,9 +219,9 @@ async def test_a_wrong_configuration_changes_nothing(site: People) -> None:
         ("rewardPoints", "奖励积分必须是正整数"),
         ("redeemThreshold", "兑换门槛必须是正整数"),
     ):
-        for wrong in (0, -1, 1_000_001, 2**64):
-            answer = await site.adm.put(CONFIG, {**body, name: wrong})
-            assert (400, text) == error_of(answer), wrong
+        for amount in (0, -1, 1_000_001, 2**64):
+            answer = await site.adm.put(CONFIG, {**body, name: amount})
+            assert (400, text) == error_of(answer), amount
         for wrong in (None, "5", 1.5, 7.0, True, [7]):
             answer = await site.adm.put(CONFIG, {**body, name: wrong})
             assert (400, "参数格式错误") == error_of(answer), wrong
