@@ -91,11 +91,11 @@ async def post_register(request: AnyRequest) -> Response[bytes]:
     policy = await _policy(site)
     if not policy.allow_register:
         raise Denied("管理员已关闭用户注册功能", 403)
-    card_key = (asked.card_key or "").strip() or None
-    _check(site, policy, asked, card_key)
+    _check(site, policy, asked)
     was_deleted = await prepare_name(site, asked.username)
-    created = await _create(request, policy, asked, card_key, body)
-    user = await _registered(site, created, asked.password)
+    new = NewUser(username=asked.username, password_hash=await passwords.hashed(asked.password))
+    created = await _create(request, policy, new, asked, body)
+    user = await _registered(site, new, asked.password)
     if was_deleted:
         await tell_standing(site, user.username)
     token = await begin_session(site, user)
@@ -104,19 +104,25 @@ async def post_register(request: AnyRequest) -> Response[bytes]:
     return response
 
 
-async def _registered(site: Site, created: Created, password: str) -> StoredUser:
+async def _registered(site: Site, new: NewUser, password: str) -> StoredUser:
     """The new user. Raises `Denied` where a repeated request meets what became of it since."""
-    user = await select(site.pool, lambda cursor: users.find(cursor, created.username))
+    user = await select(site.pool, lambda cursor: users.find(cursor, new.username))
+    if user is not None and user.password_hash == new.password_hash:
+        return user  # made just now
     verdict = await passwords.verify(password, user.password_hash if user else None)
     if user is None or not verdict.right:
         raise Denied(WRONG)
     return user
 
 
-def _check(site: Site, policy: Policy, asked: RegisterRequest, card_key: str | None) -> None:
+def _card_key_in(asked: RegisterRequest) -> str | None:
+    return (asked.card_key or "").strip() or None
+
+
+def _check(site: Site, policy: Policy, asked: RegisterRequest) -> None:
     """Raise what is wrong, in the order that real front ends know."""
     required = policy.card_keys_enabled and policy.card_key_required and not policy.promotes
-    if required and card_key is None:
+    if required and _card_key_in(asked) is None:
         raise InvalidField("卡密不能为空", "cardKey", "an unused card key")
     if not asked.username:
         raise InvalidField(NO_NAME, "username", "a new user's name")
@@ -133,12 +139,11 @@ def _check(site: Site, policy: Policy, asked: RegisterRequest, card_key: str | N
 
 
 async def _create(
-    request: AnyRequest, policy: Policy, asked: RegisterRequest, card_key: str | None, body: bytes
+    request: AnyRequest, policy: Policy, new: NewUser, asked: RegisterRequest, body: bytes
 ) -> Created:
-    site, now = site_of(request), now_ms()
+    site, now, card_key = site_of(request), now_ms(), _card_key_in(asked)
     code = (asked.invitation_code or "").strip()
     invitation = Invitation(code, address_of(request)) if code else None
-    new = NewUser(username=asked.username, password_hash=await passwords.hashed(asked.password))
     locks = [user_lock(new.username)]
     if card_key is not None:
         locks.append(card_lock(card_keys.hash_of(card_key)))

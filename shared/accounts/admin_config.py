@@ -19,8 +19,8 @@ from shared.errors import Conflict, InvalidField
 
 CHANGED = "配置已被其他人修改，请刷新后重试"
 UNUSABLE = "配置格式错误"
-#: MariaDB validates JSON to this depth; MySQL would take more.
-DEPTH_MAX = 32
+#: Objects and lists within each other that MariaDB takes; MySQL would take more.
+DEPTH_MAX = 31
 
 _READ = "SELECT config_value, version FROM admin_configs WHERE config_key = 'main_config'"
 _WRITE = """

@@ -42,8 +42,8 @@ _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 16
 #: Bytes below this are spread evenly over the alphabet by their remainder.
 _EVEN = 256 - 256 % len(_ALPHABET)
-#: A cell that begins so is a formula to a spreadsheet.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: A cell that begins so is a formula to a spreadsheet; to a Chinese one in full width too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 _COLUMNS = (
     "key_hash, plain_key, key_type, status, source, created_at, expires_at, bound_to, bound_at"
