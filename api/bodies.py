@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
 import msgspec
 from litestar import Request
+from msgspec import Meta
 
 from api.asgi import BODY_BYTES_MAX, Receive, Scope, read_body
 from shared.accounts.ledger import Operation
@@ -74,6 +76,11 @@ def _number(request: AnyRequest, name: str, default: int, highest: int) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not 1 <= int(text) <= highest:
         raise InvalidField(MALFORMED, name, f"a whole number from 1 to {highest}")
     return int(text)
+
+
+def one_of(values: Iterable[str]) -> Meta:
+    """Says in the API's description what a text may be; the route checks it in its own words."""
+    return Meta(extra_json_schema={"enum": list(values)})
 
 
 def check_username(name: str, field: str, missing: str) -> str:

@@ -14,19 +14,19 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from typing import Any
 
 import asyncmy
 
-from bench.transactions import CLIENTS, USERS, key_text, user_name
+from bench.transactions import CLIENTS, key_text, user_name
 from shared.settings import from_env
 
-Work = Callable[[Any, int], Awaitable[None]]
+#: (cursor, client, number of its transaction)
+Work = Callable[[Any, int, int], Awaitable[None]]
 
 
-async def redeem(cursor: Any, number: int) -> None:
-    user, row_id, now = user_name(number % USERS), str(uuid.uuid4()), _now()
+async def redeem(cursor: Any, client: int, _number: int) -> None:
+    user, row_id, now = user_name(client), str(uuid.uuid4()), _now()
     plain = uuid.uuid4().hex[:16]
     key_hash, until = hashlib.sha256(plain.encode()).hexdigest(), now + timedelta(days=7)
     await cursor.execute(
@@ -57,9 +57,9 @@ async def redeem(cursor: Any, number: int) -> None:
     )
 
 
-async def bind(cursor: Any, number: int) -> None:
-    user, now = user_name(number % USERS), _now()
-    key_hash = hashlib.sha256(key_text("bare", number).encode()).hexdigest()
+async def bind(cursor: Any, client: int, number: int) -> None:
+    user, now = user_name(client), _now()
+    key_hash = hashlib.sha256(key_text("bare", client, number).encode()).hexdigest()
     await cursor.execute(
         "SELECT invitation_code, balance FROM user_points WHERE username = %s FOR UPDATE", (user,)
     )
@@ -110,7 +110,6 @@ def _now() -> datetime:
 async def run(work: Work, duration_s: float, first: int) -> int:
     """How many transactions *CLIENTS* connections make in *duration_s*."""
     settings = from_env()
-    numbers = count(first)
     async with asyncmy.create_pool(
         minsize=CLIENTS,
         maxsize=CLIENTS,
@@ -119,21 +118,21 @@ async def run(work: Work, duration_s: float, first: int) -> int:
         user=settings.mysql_user,
         password=settings.mysql_password,
         db=settings.mysql_database,
-        init_command="SET time_zone='+00:00', SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     ) as pool:
         end_s = time.monotonic() + duration_s
 
-        async def client() -> int:
+        async def run_client(client: int) -> int:
             done = 0
             async with pool.acquire() as connection, connection.cursor() as cursor:
                 while time.monotonic() < end_s:
                     await connection.begin()
-                    await work(cursor, next(numbers))
+                    await work(cursor, client, first + done)
                     await connection.commit()
                     done += 1
             return done
 
-        return sum(await asyncio.gather(*[client() for _ in range(CLIENTS)]))
+        return sum(await asyncio.gather(*map(run_client, range(CLIENTS))))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from bench.report import Result, Target
 from bench.servers import OWNER, Lab, RunFailed
 from shared.cookies import sign
 
-CLIENTS, USERS = 32, 2_000
+#: Each client is one user.
+CLIENTS = 32
 KINDS = ("redeem", "bind")
-#: Of each side: more than it binds in all rounds.
-_KEYS_PER_S = 2_500
+#: Of each client on each side: more than it binds in a second.
+_KEYS_PER_S = 90
 _ROWS_PER_INSERT = 2_000
 _BALANCE = 1_000_000_000
 
@@ -26,9 +27,9 @@ def user_name(number: int) -> str:
     return f"bench{number:05d}"
 
 
-def key_text(side: str, number: int) -> str:
-    """The *number*th card key that *side* ("http" or "bare") binds."""
-    return f"{side}{number:012d}"
+def key_text(side: str, client: int, number: int) -> str:
+    """The *number*th card key that a client of *side* ("http" or "bare") binds."""
+    return f"{side}{client:03d}{number:09d}"
 
 
 def measure(lab: Lab, rounds: int, duration_s: int) -> list[Result]:
@@ -36,18 +37,16 @@ def measure(lab: Lab, rounds: int, duration_s: int) -> list[Result]:
     wrk.check_installed()
     rates: dict[tuple[str, str], list[float]] = {}
     with lab.database() as database, served(lab, database, "moonwake") as url:
-        keys = (rounds * duration_s + 1) * _KEYS_PER_S
+        keys = (rounds + 1) * duration_s * _KEYS_PER_S
         _provision(lab, database, keys)
-        done = {(kind, side): 0 for kind in KINDS for side in ("http", "bare")}
-        for _ in range(rounds):
+        for number in range(rounds):
+            first = (number + 1) * duration_s * _KEYS_PER_S
             for kind in KINDS:
-                script = _script(lab.directory / f"{kind}.lua", kind, done[kind, "http"], keys)
-                load = wrk.run(script, url, duration_s, connections=CLIENTS)
+                script = _script(lab.directory / f"{kind}.lua", kind, first)
+                load = wrk.run(script, url, duration_s, connections=CLIENTS, threads=CLIENTS)
                 rates.setdefault((kind, "http"), []).append(load.requests_per_s)
-                done[kind, "http"] += load.requests + CLIENTS
-                number, rate = _bare(lab, database, kind, duration_s, done[kind, "bare"])
+                rate = _bare(lab, database, kind, duration_s, first)
                 rates.setdefault((kind, "bare"), []).append(rate)
-                done[kind, "bare"] += number
         _check(lab, database)
     return [
         Result(
@@ -62,8 +61,8 @@ def measure(lab: Lab, rounds: int, duration_s: int) -> list[Result]:
     ]
 
 
-def _bare(lab: Lab, database: str, kind: str, duration_s: int, first: int) -> tuple[int, float]:
-    """(transactions of the bare script, per second); its start is not counted."""
+def _bare(lab: Lab, database: str, kind: str, duration_s: int, first: int) -> float:
+    """Transactions per second of the bare script; its start is not counted."""
     done = subprocess.run(
         [sys.executable, "-m", "bench.bare", kind, str(duration_s), str(first)],
         env=lab.environ(database),
@@ -73,12 +72,11 @@ def _bare(lab: Lab, database: str, kind: str, duration_s: int, first: int) -> tu
     )
     if done.returncode:
         raise RunFailed(f"the bare script: {done.stderr}")
-    number = int(done.stdout)
-    return number + CLIENTS, number / duration_s
+    return int(done.stdout) / duration_s
 
 
 def _provision(lab: Lab, database: str, keys: int) -> None:
-    names = [user_name(number) for number in range(USERS)]
+    names = [user_name(number) for number in range(CLIENTS)]
     _insert(lab, database, "users (username, password_hash)", [f"('{name}','!')" for name in names])
     columns = "user_points (username, invitation_code, balance, total_earned)"
     rows = [f"('{name}','{name}',{_BALANCE},{_BALANCE})" for name in names]
@@ -88,7 +86,7 @@ def _provision(lab: Lab, database: str, keys: int) -> None:
     _insert(lab, database, columns, rows)
     now, end = ("UTC_TIMESTAMP(3)", "UTC_TIMESTAMP(3) + INTERVAL 7 DAY")
     for side in ("http", "bare"):
-        texts = [key_text(side, number) for number in range(keys)]
+        texts = [key_text(side, each, number) for each in range(CLIENTS) for number in range(keys)]
         hashed = [(hashlib.sha256(text.encode()).hexdigest(), text) for text in texts]
         rows = [
             f"('{hash_}','{text}','week','admin_created',{now},{end})" for hash_, text in hashed
@@ -103,30 +101,36 @@ def _insert(lab: Lab, database: str, into: str, rows: list[str]) -> None:
         lab.sql(f"INSERT INTO {into} VALUES {values}", database)
 
 
-def _script(path: Path, kind: str, first: int, keys: int) -> Path:
-    """A wrk script whose requests are each another user's; an answer without success is a fault."""
+def _script(path: Path, kind: str, first: int) -> Path:
+    """A wrk script: each thread is one user; an answer without success is a fault."""
     now_ms = time.time_ns() // 1_000_000
     cookies = [
-        sign(user_name(number), "user", OWNER["PASSWORD"], now_ms) for number in range(USERS)
+        sign(user_name(number), "user", OWNER["PASSWORD"], now_ms) for number in range(CLIENTS)
     ]
     where = "/api/redeem/cardkey" if kind == "redeem" else "/api/user/cardkey"
-    body = "'{}'" if kind == "redeem" else 'string.format(\'{"cardKey":"http%012d"}\', at)'
+    bodies = {
+        "redeem": "'{}'",
+        "bind": """'{"cardKey":"' .. string.format("http%03d%09d", client, at) .. '"}'""",
+    }
+    body = bodies[kind]
     path.write_text(
         "\n".join(
             (
                 "local cookies = {" + ",".join(f'"user_auth={each}"' for each in cookies) + "}",
                 f"local at, threads = {first - 1}, {{}}",
                 'bad, told = 0, ""',
-                "setup = function(thread) table.insert(threads, thread) end",
+                "setup = function(thread)",
+                '  thread:set("client", #threads)',
+                "  table.insert(threads, thread)",
+                "end",
                 "request = function()",
                 "  at = at + 1",
-                f"  if at >= {keys} then wrk.thread:stop() end",
                 f'  return wrk.format("POST", "{where}",',
-                f'    {{["Cookie"] = cookies[at % {USERS} + 1],',
-                f'     ["Content-Type"] = "application/json"}}, {body})',
+                '    {["Cookie"] = cookies[client + 1], ["Content-Type"] = "application/json"},',
+                f"    {body})",
                 "end",
                 "response = function(status, headers, body)",
-                '  if status ~= 200 or string.find(body, "false,", 1, true) == 11 then',
+                '  if status ~= 200 or string.find(body, "false,", 1, true) == 12 then',
                 "    bad, told = bad + 1, body",
                 "  end",
                 "end",

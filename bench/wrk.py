@@ -36,15 +36,17 @@ def check_installed() -> None:
 
 
 def command(
-    script: Path, url: str, duration_s: int, connections: int = CONNECTIONS
+    script: Path, url: str, duration_s: int, connections: int = CONNECTIONS, threads: int = 1
 ) -> Sequence[str]:
-    options = ["-t1", f"-c{connections}", f"-d{duration_s}s", "--timeout=10s", "--latency"]
+    options = [f"-t{threads}", f"-c{connections}", f"-d{duration_s}s", "--timeout=10s", "--latency"]
     return ["wrk", *options, "-s", str(script), url]
 
 
-def run(script: Path, url: str, duration_s: int, *, connections: int = CONNECTIONS) -> Load:
+def run(
+    script: Path, url: str, duration_s: int, *, connections: int = CONNECTIONS, threads: int = 1
+) -> Load:
     """Load *url* with *script*'s requests. Raises `RunFailed` if any was not answered well."""
-    argv = command(script, url, duration_s, connections)
+    argv = command(script, url, duration_s, connections, threads)
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunFailed(f"wrk on {url}: {done.stdout}{done.stderr}")

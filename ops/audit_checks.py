@@ -254,6 +254,15 @@ WHERE h.id IS NULL OR h.status <> 'used' OR h.expires_at <> m.expires_at
 _NETWORK = """IF(LENGTH(INET6_ATON(i.ip_address)) = 16, CONCAT(INET6_NTOA(CONCAT(
         LEFT(INET6_ATON(i.ip_address), 8), UNHEX('0000000000000000'))), '/64'), NULL)"""
 
+# Brought together without a join: one inviter may have most of the site's invitations.
+_REWARDS = """
+    SELECT inviter, invitee, 1 AS rewarded, 0 AS earned, 0 AS addresses
+    FROM invitations WHERE rewarded
+    UNION ALL SELECT username, related_user, 0, 1, 0
+    FROM points_records WHERE type = 'earn' AND related_user IS NOT NULL
+    UNION ALL SELECT inviter, invitee, 0, 0, 1 FROM ip_reward_records
+"""
+
 _INVITATIONS = (
     Check(
         "invitation-reward-time",
@@ -285,30 +294,20 @@ WHERE i.rewarded AND a.id IS NULL AND n.id IS NULL
     ),
     Check(
         "reward-without-points",
-        """
-SELECT i.inviter, i.invitee, i.reward_time
-FROM invitations i LEFT JOIN (
-    SELECT username, related_user FROM points_records
-    WHERE type = 'earn' AND related_user IS NOT NULL GROUP BY username, related_user
-) e ON e.username = i.inviter AND e.related_user = i.invitee
-WHERE i.rewarded AND e.username IS NULL
+        f"""
+SELECT inviter, invitee FROM ({_REWARDS}) r
+GROUP BY inviter, invitee HAVING SUM(rewarded) > 0 AND SUM(earned) = 0
 """,
-        "{0} was rewarded for {1} at {2}",
+        "{0} for {1}",
         "An invitation was rewarded, but the inviter has no record of points for it.",
         "Give them with `moonwake points adjust NAME AMOUNT --reason ...`.",
     ),
+    # Once without an address is no finding: older sites rewarded for addresses they did not know.
     Check(
         "reward-doubled",
-        """
-SELECT e.username, e.related_user, e.times, COALESCE(a.times, 0)
-FROM (
-    SELECT username, related_user, COUNT(*) AS times FROM points_records
-    WHERE type = 'earn' AND related_user IS NOT NULL GROUP BY username, related_user
-) e
-LEFT JOIN (
-    SELECT inviter, invitee, COUNT(*) AS times FROM ip_reward_records GROUP BY inviter, invitee
-) a ON a.inviter = e.username AND a.invitee = e.related_user
-WHERE e.times > COALESCE(a.times, 0)
+        f"""
+SELECT inviter, invitee, SUM(earned) AS times, SUM(addresses) AS addresses FROM ({_REWARDS}) r
+GROUP BY inviter, invitee HAVING SUM(earned) > GREATEST(SUM(addresses), 1)
 """,
         "{0} earned {2} times for {1}, from {3} addresses",
         "An inviter earned more often for one user than addresses were rewarded.",
@@ -344,11 +343,13 @@ WHERE b.reason = 'banned' AND NOT u.banned <=> TRUE
         "deleted-user-is-there",
         """
 SELECT u.username, u.role, u.created_at
-FROM barred_users b JOIN users u ON u.username = b.username WHERE b.reason = 'deleted'
+FROM barred_users b JOIN users u ON u.username = b.username
+WHERE b.reason = 'deleted' AND u.password_hash <> '!'
 """,
         "{0} ({1}), since {2}",
-        "A user was deleted and is there again, though nobody with this name can come in: mostly"
-        " a player's last positions, which came after the deletion.",
+        # Without a password it is what a player's last positions left: workers remove that.
+        "A user was deleted and is there again with a password, though nobody with this name can"
+        " come in.",
         "`moonwake users delete NAME` once more; or, if they are wanted, `moonwake users unban"
         " NAME`.",
     ),

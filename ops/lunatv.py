@@ -11,24 +11,19 @@ key that can be read in two ways is refused, for a record must never go to anoth
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
+from ops.lunatv_source import Progress, each, hash_items, key_count, scan, shown, text_of, types_of
 from shared import events
-from shared.errors import InvalidField, StoreDown
+from shared.errors import InvalidField
 from shared.events import ENTRY_BYTES_MAX, INVALID_KEY, INVALID_RECORD, USER_MAX
 from worker.history import PastRecord
 
-#: Kvrocks matches nothing but prefixes; which of these keys hold records is seen here.
-_PATTERN = b"u:*"
+_PREFIX = b"u:"
 _HASH_END, _SPLIT = b":pr", b":pr:"
-_KEYS_PER_SCAN = 1_000
-_PER_CALL = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +37,8 @@ class Found:
     @property
     def origin(self) -> str:
         """Where it was found, for people."""
-        key = _shown(self.key)
-        return key if self.field is None else f"{key} {_shown(self.field)}"
+        key = shown(self.key)
+        return key if self.field is None else f"{key} {shown(self.field)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,79 +49,32 @@ class Misplaced:
     type: str
 
 
-@dataclass(slots=True)
-class Progress:
-    """Roughly how much of the keyspace was looked at; *keys* is 0 where the server cannot say."""
-
-    keys: int = 0
-    seen: int = 0
-
-
 async def read_records(redis: Redis, progress: Progress) -> AsyncIterator[Found | Misplaced]:
     """Everything that has the name of a record, in no order; some of it perhaps twice.
 
     Raises `StoreDown` when the server fails.
     """
-    with _source_errors():
-        progress.keys = await redis.dbsize()
-    cursor = 0
-    while True:
-        with _source_errors():
-            cursor, keys = await redis.scan(cursor, match=_PATTERN, count=_KEYS_PER_SCAN)
-        progress.seen = min(progress.seen + _KEYS_PER_SCAN, progress.keys)
+    progress.keys = await key_count(redis)
+    async for keys in scan(redis, _PREFIX, progress):
         named = [key for key in keys if _SPLIT in key or key.endswith(_HASH_END)]
-        for start in range(0, len(named), _PER_CALL):
-            async for found in _read_keys(redis, named[start : start + _PER_CALL]):
-                yield found
-        if cursor == 0:
-            progress.seen = progress.keys
-            return
+        async for found in _read_keys(redis, named):
+            yield found
+    progress.seen = progress.keys
 
 
 async def _read_keys(redis: Redis, keys: list[bytes]) -> AsyncIterator[Found | Misplaced]:
-    types = dict(zip(keys, await _each(redis, "TYPE", keys), strict=True))
+    types = await types_of(redis, keys)
     flat = [key for key in types if types[key] == b"string" and _SPLIT in key]
-    for key, value in zip(flat, await _each(redis, "GET", flat), strict=True):
+    for key, value in zip(flat, await each(redis, "GET", flat), strict=True):
         # None: it was deleted meanwhile.
         if value is not None:
             yield Found(key, None, value)
     for key, kind in types.items():
         if kind == b"hash" and key.endswith(_HASH_END):
-            async for field, value in _read_hash(redis, key):
+            async for field, value in hash_items(redis, key):
                 yield Found(key, field, value)
         elif kind != b"none" and not (kind == b"string" and _SPLIT in key):
             yield Misplaced(key, kind.decode())
-
-
-async def _each(redis: Redis, command: str, keys: list[bytes]) -> list[Any]:
-    """The reply to *command* of each of *keys*, in one round trip."""
-    if not keys:
-        return []
-    with _source_errors():
-        async with redis.pipeline(transaction=False) as pipe:
-            for key in keys:
-                pipe.execute_command(command, key)
-            return await pipe.execute()
-
-
-async def _read_hash(redis: Redis, key: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
-    cursor = 0
-    while True:
-        with _source_errors():
-            scan = redis.hscan(key, cursor, count=_PER_CALL)
-            cursor, fields = await cast("Awaitable[tuple[int, dict[bytes, bytes]]]", scan)
-        for item in fields.items():
-            yield item
-        if cursor == 0:
-            return
-
-
-@contextmanager
-def _source_errors() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as error:
-        raise StoreDown(f"the Redis to import from: {error}") from error
 
 
 # --- what a record is -----------------------------------------------------------
@@ -143,9 +91,9 @@ def past_record(found: Found) -> PastRecord:
 
 def _names(found: Found) -> tuple[str, str, str]:
     """(user, source, id), as the layout has them."""
-    key = _text(found.key)
+    key = text_of(found.key)
     if found.field is not None:
-        return _checked(key[len("u:") : -len(":pr")], _text(found.field))
+        return _checked(key[len("u:") : -len(":pr")], text_of(found.field))
     readings: list[tuple[str, str, str]] = []
     fault = InvalidField(INVALID_KEY, "key", "u:{user}:pr:{source}+{id}")
     for at in _splits(key):
@@ -171,14 +119,3 @@ def _splits(key: str) -> Iterator[int]:
 def _checked(user: str, record_key: str) -> tuple[str, str, str]:
     events.check_name(user, "user", USER_MAX, "Invalid user name")
     return user, *events.split_key(record_key)
-
-
-def _text(name: bytes) -> str:
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        raise InvalidField(INVALID_KEY, "key", "UTF-8") from None
-
-
-def _shown(name: bytes) -> str:
-    return name.decode(errors="backslashreplace")

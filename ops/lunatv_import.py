@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from redis.asyncio import Redis
 
-from ops.lunatv import Found, Misplaced, Progress, past_record, read_records
+from ops.importing import Refusal, by_halves, patiently, refusal_of
+from ops.lunatv import Found, Misplaced, past_record, read_records
+from ops.lunatv_source import Progress, shown
 from shared.connections import redis_errors
-from shared.errors import DataRefused, InvalidField, Transient
+from shared.errors import DataRefused, InvalidField
 from shared.keys import shard_of
 from shared.streams import now_ms_of
 from worker.deps import Deps
@@ -22,18 +24,7 @@ from worker.sinks.plays import PlaysSink
 _BATCH_MAX = 2_000
 #: Records waiting in memory over all shards.
 _WAITING_MAX = 20_000
-#: A drain at work may hold the shard, and a server may be restarted under us.
-_RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 _TICK_EVERY = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What was not taken, and why."""
-
-    where: str
-    reason: str
-    detail: str
 
 
 @dataclass(slots=True)
@@ -97,19 +88,17 @@ class Import:
     def _record_of(self, found: Found | Misplaced) -> PastRecord | None:
         """What was found as a record; None if it is refused."""
         if isinstance(found, Misplaced):
-            where = found.key.decode(errors="backslashreplace")
-            self._refuse(where, "wrong_type", f"it is a {found.type}")
+            self._refuse(Refusal(shown(found.key), "wrong_type", f"it is a {found.type}"))
             return None
         try:
             return past_record(found)
         except InvalidField as error:
-            reason = error.error.lower().replace(" ", "_")
-            self._refuse(found.origin, reason, f"{error.field}: allowed is {error.allowed}")
+            self._refuse(refusal_of(found.origin, error))
             return None
 
-    def _refuse(self, where: str, reason: str, detail: str) -> None:
-        self._tally.refused[reason] += 1
-        self._tell_refusal(Refusal(where, reason, detail))
+    def _refuse(self, refusal: Refusal) -> None:
+        self._tally.refused[refusal.reason] += 1
+        self._tell_refusal(refusal)
 
     async def _keep(self, past: PastRecord) -> None:
         """Let *past* wait for others of its shard, and write what has waited enough."""
@@ -125,27 +114,13 @@ class Import:
     async def _flush(self, shard: int) -> None:
         records = self._waiting.pop(shard)
         self._count -= len(records)
-        await self._write(records)
+        await by_halves(records, self._write, self._refuse_record)
 
     async def _write(self, records: Sequence[PastRecord]) -> None:
-        """Write *records* of one shard; the ones MySQL refuses are found by halves."""
-        try:
-            self._tally.add(await self._write_patiently(records))
-        except DataRefused as error:
-            if len(records) == 1:
-                self._refuse(records[0].origin, "refused_by_mysql", str(error))
-                return
-            half = len(records) // 2
-            await self._write(records[:half])
-            await self._write(records[half:])
+        self._tally.add(await patiently(partial(self._attempt, records)))
 
-    async def _write_patiently(self, records: Sequence[PastRecord]) -> Outcome:
-        for pause_s in _RETRY_S:
-            try:
-                return await self._attempt(records)
-            except Transient:
-                await asyncio.sleep(pause_s)
-        return await self._attempt(records)
+    def _refuse_record(self, record: PastRecord, error: DataRefused) -> None:
+        self._refuse(Refusal(record.origin, "refused_by_mysql", str(error)))
 
     async def _attempt(self, records: Sequence[PastRecord]) -> Outcome:
         deps, sink, restore = self._deps, self._sink, self._restore

@@ -12,7 +12,7 @@ import schema
 from ops import environment
 from shared import instance
 from shared.connections import MySQLError, reading
-from shared.errors import SchemaError, SettingsError, StoreDown, Transient
+from shared.errors import SchemaError, SettingsError, Transient, Unavailable
 from worker.deps import Deps, open_deps
 
 T = TypeVar("T")
@@ -42,6 +42,6 @@ def run(work: Callable[[Deps], Awaitable[T]], *, applies: bool = True) -> T:
 
     try:
         return asyncio.run(with_stores())
-    except (SettingsError, SchemaError, StoreDown, Transient, MySQLError) as error:
+    except (SettingsError, SchemaError, Unavailable, Transient, MySQLError) as error:
         typer.echo(f"moonwake: {error}", err=True)
         raise typer.Exit(UNUSABLE) from error

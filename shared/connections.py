@@ -12,7 +12,6 @@ import asyncmy
 from asyncmy.connection import Connection
 from asyncmy.cursors import Cursor
 from asyncmy.errors import MySQLError
-from asyncmy.pool import Pool
 from hiredis import pack_command
 from redis.asyncio import Connection as RedisConnection
 from redis.asyncio import Redis
@@ -27,9 +26,11 @@ __all__ = [
     "Dialect",
     "MySQLError",
     "Pool",
+    "Statement",
     "connected",
     "dialect_of",
     "exchange",
+    "execute_together",
     "mysql_errors",
     "open_mysql",
     "open_redis",
@@ -63,6 +64,8 @@ _SESSION = (
     " sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
     " /*!80000 , transaction_isolation='READ-COMMITTED' */"
     " /*M! , tx_isolation='READ-COMMITTED' */"
+    # Whoever gives up waiting closes the connection, and the server goes on waiting for it.
+    ", innodb_lock_wait_timeout=5 /*M! , idle_transaction_timeout=20 */"
 )
 # A worker frozen inside its transaction must not hold its shard's rows for hours.
 _DRAIN_SESSION = (
@@ -131,12 +134,35 @@ async def exchange(connection: RedisConnection, commands: Sequence[Command]) -> 
     return replies
 
 
+class Pool:
+    """The driver's pool, first come first served.
+
+    By itself it hands a connection to whoever asks at the right moment: under load some who
+    wait are passed over until they time out.
+    """
+
+    def __init__(self, pool: asyncmy.pool.Pool) -> None:
+        self._pool = pool
+        self._turns = asyncio.Semaphore(pool.maxsize)
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """A connection, returned afterwards."""
+        async with self._turns, self._pool.acquire() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        """Close every connection, used or not."""
+        self._pool.terminate()
+        await self._pool.wait_closed()
+
+
 @asynccontextmanager
 async def open_mysql(
     settings: Settings, *, drain: bool = False, with_database: bool = True
 ) -> AsyncIterator[Pool]:
     """A pool of pinned sessions (utf8mb4, UTC, strict, READ COMMITTED); connects when used."""
-    pool = await asyncmy.create_pool(
+    driver_pool = await asyncmy.create_pool(
         minsize=0,
         maxsize=settings.mysql_pool_size,
         host=settings.mysql_host,
@@ -149,11 +175,11 @@ async def open_mysql(
         connect_timeout=3,
         init_command=_DRAIN_SESSION if drain else _SESSION,
     )
+    pool = Pool(driver_pool)
     try:
         yield pool
     finally:
-        pool.terminate()
-        await pool.wait_closed()
+        await pool.close()
 
 
 #: What asyncmy and uvloop say, as a RuntimeError, of a connection that is reset at once.
@@ -274,6 +300,22 @@ def redis_errors() -> Iterator[None]:
 def is_reset(error: BaseException) -> bool:
     """Does *error* say that a connection was reset before it could be used?"""
     return isinstance(error, RuntimeError) and str(error).startswith(_RESET)
+
+
+#: SQL and its values.
+Statement = tuple[str, Sequence[Any]]
+
+
+async def execute_together(cursor: Cursor, *statements: Statement) -> list[int]:
+    """Execute *statements* in one round trip: how many rows each of them changed.
+
+    The first that fails ends it, with the driver's error; those before it are done.
+    """
+    await cursor.execute(";".join(cursor.mogrify(text, values) for text, values in statements))
+    changed = [rows_changed(cursor)]
+    while await cursor.nextset():
+        changed.append(rows_changed(cursor))
+    return changed
 
 
 def rows_changed(cursor: Cursor) -> int:

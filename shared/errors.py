@@ -65,7 +65,7 @@ class TooManyAttempts(MoonwakeError):
     """Too many logins failed lately; the next one may be made in *retry_after_s* seconds."""
 
     def __init__(self, retry_after_s: int) -> None:
-        super().__init__("尝试次数过多，请稍后再试")  # noqa: RUF001 -- Chinese has this comma
+        super().__init__("尝试次数过多，请稍后再试")
         self.retry_after_s = retry_after_s
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import msgspec
 from litestar import Request, Response, delete, get, post
 
 from api.accounts.replies import Ok, reply
-from api.bodies import MALFORMED, operation_of, page_of, read_json
+from api.bodies import MALFORMED, one_of, operation_of, page_of, read_json
 from api.described import PAGES, Described, Query
 from api.errors import NO_STORE, Answer, response_of
 from api.members import admin_of
@@ -40,8 +40,8 @@ class CardKeys(msgspec.Struct, rename="camel"):
 class CardKeyRequest(msgspec.Struct):
     """`create` makes *count* keys of *type*, `cleanup` removes those that ran out unbound."""
 
-    action: str = ""
-    type: str = ""
+    action: Annotated[str, one_of(("create", "cleanup"))] = ""
+    type: Annotated[str, one_of(KEY_TYPES)] = ""
     count: int = 1
 
 
@@ -60,8 +60,8 @@ class CardKeyReply(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class SystemModeRequest(msgspec.Struct, rename="camel"):
-    system_mode: str | None = None
-    promotion_card_key_type: str | None = None
+    system_mode: Annotated[str, one_of(_MODES)] | None = None
+    promotion_card_key_type: Annotated[str, one_of(KEY_TYPES)] | None = None
 
 
 class PromotionStats(msgspec.Struct, rename="camel"):
@@ -188,7 +188,7 @@ async def post_system_mode(request: AnyRequest) -> Response[bytes]:
         key_type_of(asked.promotion_card_key_type, "promotionCardKeyType")
 
     def edit(config: Document) -> None:
-        section = config.setdefault("CardKeyConfig", {})
+        section = admin_config.editable(config, "CardKeyConfig")
         section.update({name: value for name, value in msgspec.to_builtins(asked).items() if value})
 
     async def change(cursor: Cursor) -> SystemMode:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, get, post, put
@@ -10,12 +10,13 @@ from litestar import Request, Response, get, post, put
 from api.accounts.admin_card_keys import key_type_of
 from api.accounts.points import History, history_of
 from api.accounts.replies import Ok, reply
-from api.bodies import check_username, operation_of, page_of, read_json
+from api.bodies import check_username, one_of, operation_of, page_of, read_json
 from api.described import PAGES, Described, Query
 from api.members import admin_of
 from api.queries import select
 from api.site import site_of
 from shared.accounts import invitations, points
+from shared.accounts.card_keys import KEY_TYPES
 from shared.accounts.invitations import InvitationConfig
 from shared.accounts.ledger import user_lock
 from shared.accounts.points import AMOUNT_MAX, REASON_MAX, Account, Cause
@@ -33,7 +34,7 @@ _SIGNS = {"add": 1, "deduct": -1}
 class AdjustRequest(msgspec.Struct):
     """*amount* points, above 0, are given (add) or taken (deduct)."""
 
-    type: str = ""
+    type: Annotated[str, one_of(_SIGNS)] = ""
     amount: int = 0
     username: str = ""
     reason: str = ""
@@ -42,7 +43,7 @@ class AdjustRequest(msgspec.Struct):
 class InvitationConfigRequest(msgspec.Struct, rename="camel"):
     reward_points: int
     redeem_threshold: int
-    card_key_type: str = ""
+    card_key_type: Annotated[str, one_of(KEY_TYPES)] = ""
 
 
 class InvitationConfigReply(msgspec.Struct):
@@ -127,8 +128,10 @@ async def put_config(request: AnyRequest) -> Response[bytes]:
         return InvitationConfigReply(config)
 
     operation = operation_of(request, admin.username, body)
-    ledger = site_of(request).ledger
-    return reply(await ledger.perform(operation, [], change, InvitationConfigReply))
+    site = site_of(request)
+    done = await site.ledger.perform(operation, [], change, InvitationConfigReply)
+    site.invitation_config.forget()
+    return reply(done)
 
 
 ROUTES = (post_adjust, get_accounts, get_user_history, get_config, put_config)

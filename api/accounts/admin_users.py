@@ -8,29 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-import structlog
 from litestar import Request, Response, post
 
-from api.accounts.registration import prepare_name
 from api.accounts.replies import Ok, reply
-from api.bodies import check_username, operation_of, read_json
+from api.accounts.standings import prepare_name, tell_standing
+from api.bodies import check_username, one_of, operation_of, read_json
 from api.described import Described
 from api.errors import Denied
 from api.members import Member, admin_of, role_of
-from api.play_records import clear_of
-from api.queries import select
 from api.site import Site, site_of
 from shared.accounts import groups, passwords, registration, users
-from shared.accounts.ledger import user_lock
 from shared.accounts.users import NewUser, Role
 from shared.connections import Cursor
-from shared.errors import InvalidField, NotFound, Refused, Unavailable
+from shared.errors import InvalidField, NotFound, Refused
 from shared.times import now_ms
-
-log = structlog.get_logger()
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -38,17 +32,24 @@ _NO_TARGET, _NO_PASSWORD = "缺少目标用户名", "缺少目标用户密码"
 _TAGS_MAX = 50
 
 
+ACTIONS = (
+    *("add", "ban", "unban", "setAdmin", "cancelAdmin", "changePassword", "deleteUser"),
+    *("updateUserApis", "userGroup", "updateUserGroups", "batchUpdateUserGroups"),
+    *("linkOidc", "setTvboxToken", "setShowAdultContent"),
+)
+
+
 class UserRequest(msgspec.Struct, rename="camel"):
     """An action, and what it takes."""
 
-    action: str = ""
+    action: Annotated[str, one_of(ACTIONS)] = ""
     target_username: str = ""
     target_password: str = ""
     enabled_apis: list[str] = []
     user_group: str = ""
     user_groups: list[str] = []
     usernames: list[str] = []
-    group_action: str = ""
+    group_action: Annotated[str, one_of(groups.ACTIONS)] = ""
     group_name: str = ""
     oidc_sub: str | None = None
     tvbox_token: str | None = None
@@ -65,17 +66,23 @@ class Call:
     asked: UserRequest
     body: bytes
 
-    async def change(self, work: Callable[[Cursor], Awaitable[None]]) -> None:
-        """Make the change *work*, once."""
+    async def change(
+        self, work: Callable[[Cursor], Awaitable[None]], *names: str, themselves: bool = False
+    ) -> None:
+        """Make the change *work* to the users of these *names*, once.
+
+        Raises what forbids it, and that only where it was not made before: afterwards there
+        may be nobody left whom it was about. *themselves*: they may be the admin.
+        """
 
         async def done(cursor: Cursor) -> Ok:
+            for name in names:
+                await _check_rank(cursor, self, name, themselves=themselves)
             await work(cursor)
             return Ok()
 
         operation = operation_of(self.request, self.admin.username, self.body)
-        names = [self.asked.target_username, *self.asked.usernames]
-        locks = sorted({user_lock(name) for name in names if name})
-        await self.site.ledger.perform(operation, locks, done, Ok)
+        await self.site.ledger.perform(operation, [], done, Ok)
 
 
 @post("/api/admin/user", status_code=200)
@@ -83,27 +90,26 @@ async def post_user(request: AnyRequest) -> Response[bytes]:
     """Manage a user: `action` says how, `targetUsername` whom."""
     admin = await admin_of(request)
     asked, body = await read_json(request, UserRequest)
-    if asked.action not in _ACTIONS:
-        raise InvalidField("参数格式错误", "action", ", ".join(_ACTIONS))
-    await _ACTIONS[asked.action](Call(request, site_of(request), admin, asked, body))
+    if asked.action not in ACTIONS:
+        raise InvalidField("参数格式错误", "action", ", ".join(ACTIONS))
+    await _WORK[asked.action](Call(request, site_of(request), admin, asked, body))
     return reply(Ok())
 
 
 # --- who may ----------------------------------------------------------------------
 
 
-async def _target(call: Call, *, themselves: bool = False) -> str:
-    """The user the call is about, whom the admin may manage. Raises what forbids it."""
-    name = check_username(call.asked.target_username, "targetUsername", _NO_TARGET)
-    await _check_rank(call, name, themselves=themselves)
-    return name
+def _target(call: Call) -> str:
+    """The user the call is about. Raises `InvalidField`."""
+    return check_username(call.asked.target_username, "targetUsername", _NO_TARGET)
 
 
-async def _check_rank(call: Call, name: str, *, themselves: bool) -> None:
-    user = await select(call.site.pool, lambda cursor: users.find(cursor, name))
-    if user is None:
-        raise NotFound("目标用户不存在")
-    role = role_of(call.site, user)
+async def _check_rank(cursor: Cursor, call: Call, name: str, *, themselves: bool) -> None:
+    """Raise what forbids the admin to manage *name*, whose role stays until this is done."""
+    try:
+        role = role_of(call.site, await users.lock(cursor, name))
+    except NotFound:
+        raise NotFound("目标用户不存在") from None
     if name == call.admin.username:
         if not themselves:
             raise Refused("不能对自己进行此操作")
@@ -128,7 +134,7 @@ async def _add(call: Call) -> None:
     if asked.target_username.lower() == call.site.settings.username.lower():
         raise Refused("用户已存在")
     users.check_new_name(asked.target_username)
-    tags = [asked.user_group] if asked.user_group else []
+    tags = _listed([asked.user_group] if asked.user_group else [])
     new = NewUser(
         username=asked.target_username,
         password_hash=await passwords.hashed(asked.target_password),
@@ -138,29 +144,30 @@ async def _add(call: Call) -> None:
     async def add(cursor: Cursor) -> None:
         await registration.create_user(cursor, new, now)
 
-    was_barred = await prepare_name(call.site, new.username)
+    was_deleted = await prepare_name(call.site, new.username)
     await call.change(add)
-    if was_barred:
-        await _told(call.site.bars.lift(new.username))
+    if was_deleted:
+        await tell_standing(call.site, new.username)
+
+
+async def _set_banned(call: Call, *, banned: bool) -> None:
+    name = _target(call)
+    await call.change(lambda cursor: users.set_banned(cursor, name, banned=banned), name)
+    await tell_standing(call.site, name)
 
 
 async def _ban(call: Call) -> None:
-    name = await _target(call)
-    await call.change(lambda cursor: users.set_banned(cursor, name, banned=True))
-    await _told(call.site.bars.bar(name, "banned"))
-    await _told(call.site.sessions.end_all(name))
+    await _set_banned(call, banned=True)
 
 
 async def _unban(call: Call) -> None:
-    name = await _target(call)
-    await call.change(lambda cursor: users.set_banned(cursor, name, banned=False))
-    await _told(call.site.bars.lift(name))
+    await _set_banned(call, banned=False)
 
 
 async def _set_role(call: Call, role: Role) -> None:
     _check_owner(call)
-    name = await _target(call)
-    await call.change(lambda cursor: users.set_role(cursor, name, role))
+    name = _target(call)
+    await call.change(lambda cursor: users.set_role(cursor, name, role), name)
 
 
 async def _set_admin(call: Call) -> None:
@@ -172,41 +179,35 @@ async def _cancel_admin(call: Call) -> None:
 
 
 async def _change_password(call: Call) -> None:
-    name = await _target(call, themselves=True)
+    name = _target(call)
     if name == call.site.settings.username:
         raise Denied
     if not call.asked.target_password:
         raise InvalidField("缺少新密码", "targetPassword", "a new password")
     new_hash = await passwords.hashed(call.asked.target_password)
-    await call.change(lambda cursor: users.set_password(cursor, name, new_hash))
+    await call.change(
+        lambda cursor: registration.give_password(cursor, name, new_hash), name, themselves=True
+    )
     # Not only told: an old session must not outlive its password unnoticed.
     await call.site.sessions.end_all(name)
 
 
 async def _delete(call: Call) -> None:
-    name = await _target(call)
-    await call.change(lambda cursor: users.delete(cursor, name))
-    await _told(call.site.bars.bar(name, "deleted"))
-    await _told(call.site.sessions.end_all(name))
-    await _told(call.site.append(clear_of(call.site.gate.visitor_named(name))))
-
-
-async def _told(telling: Awaitable[object]) -> None:
-    """Let Redis know of what is done. Fronts look at MySQL themselves every few seconds."""
-    try:
-        await telling
-    except Unavailable as error:
-        log.warning("redis_not_told", error=str(error))
+    name = _target(call)
+    await call.change(lambda cursor: users.delete(cursor, name), name)
+    await tell_standing(call.site, name)
 
 
 async def _update_apis(call: Call) -> None:
-    name, apis = await _target(call, themselves=True), _listed(call.asked.enabled_apis)
-    await call.change(lambda cursor: users.set_enabled_apis(cursor, name, apis))
+    name, apis = _target(call), _listed(call.asked.enabled_apis)
+    await call.change(
+        lambda cursor: users.set_enabled_apis(cursor, name, apis), name, themselves=True
+    )
 
 
 async def _update_groups(call: Call) -> None:
-    name, tags = await _target(call, themselves=True), _listed(call.asked.user_groups)
-    await call.change(lambda cursor: users.set_tags(cursor, name, tags))
+    name, tags = _target(call), _listed(call.asked.user_groups)
+    await call.change(lambda cursor: users.set_tags(cursor, name, tags), name, themselves=True)
 
 
 async def _update_groups_of_many(call: Call) -> None:
@@ -215,13 +216,12 @@ async def _update_groups_of_many(call: Call) -> None:
         raise InvalidField("缺少用户名列表", "usernames", "1 to 1000 user names")
     for name in names:
         check_username(name, "usernames", _NO_TARGET)
-        await _check_rank(call, name, themselves=True)
 
     async def update(cursor: Cursor) -> None:
         for name in names:
             await users.set_tags(cursor, name, tags)
 
-    await call.change(update)
+    await call.change(update, *names, themselves=True)
 
 
 async def _manage_group(call: Call) -> None:
@@ -237,22 +237,28 @@ async def _manage_group(call: Call) -> None:
 
 
 async def _link_subject(call: Call) -> None:
-    name, subject = await _target(call, themselves=True), call.asked.oidc_sub
+    name, subject = _target(call), call.asked.oidc_sub
     if subject is not None and not 1 <= len(subject) <= 255:
         raise InvalidField("无效的 OIDC 身份", "oidcSub", "1 to 255 characters, or null")
-    await call.change(lambda cursor: users.link_subject(cursor, name, subject))
+    await call.change(
+        lambda cursor: users.link_subject(cursor, name, subject), name, themselves=True
+    )
 
 
 async def _set_tvbox_token(call: Call) -> None:
-    name, token = await _target(call, themselves=True), call.asked.tvbox_token
+    name, token = _target(call), call.asked.tvbox_token
     if token is not None and not 1 <= len(token) <= 255:
         raise InvalidField("无效的 TVBox Token", "tvboxToken", "1 to 255 characters, or null")
-    await call.change(lambda cursor: users.set_tvbox_token(cursor, name, token))
+    await call.change(
+        lambda cursor: users.set_tvbox_token(cursor, name, token), name, themselves=True
+    )
 
 
 async def _set_show_adult_content(call: Call) -> None:
-    name, show = await _target(call, themselves=True), call.asked.show_adult_content
-    await call.change(lambda cursor: users.set_show_adult_content(cursor, name, show=show))
+    name, show = _target(call), call.asked.show_adult_content
+    await call.change(
+        lambda cursor: users.set_show_adult_content(cursor, name, show=show), name, themselves=True
+    )
 
 
 def _listed(values: list[str]) -> list[str]:
@@ -263,22 +269,17 @@ def _listed(values: list[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-_ACTIONS: dict[str, Callable[[Call], Awaitable[None]]] = {
-    "add": _add,
-    "ban": _ban,
-    "unban": _unban,
-    "setAdmin": _set_admin,
-    "cancelAdmin": _cancel_admin,
-    "changePassword": _change_password,
-    "deleteUser": _delete,
-    "updateUserApis": _update_apis,
-    "userGroup": _manage_group,
-    "updateUserGroups": _update_groups,
-    "batchUpdateUserGroups": _update_groups_of_many,
-    "linkOidc": _link_subject,
-    "setTvboxToken": _set_tvbox_token,
-    "setShowAdultContent": _set_show_adult_content,
-}
+_WORK: dict[str, Callable[[Call], Awaitable[None]]] = dict(
+    zip(
+        ACTIONS,
+        (
+            *(_add, _ban, _unban, _set_admin, _cancel_admin, _change_password, _delete),
+            *(_update_apis, _manage_group, _update_groups, _update_groups_of_many),
+            *(_link_subject, _set_tvbox_token, _set_show_adult_content),
+        ),
+        strict=True,
+    )
+)
 
 ROUTES = (post_user,)
 DESCRIBED = {

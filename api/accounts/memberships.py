@@ -19,7 +19,7 @@ from api.site import site_of
 from shared.accounts import card_keys, memberships, users
 from shared.accounts.card_keys import HeldKey
 from shared.accounts.memberships import Membership
-from shared.errors import InvalidField
+from shared.errors import InvalidField, NotFound
 from shared.times import DAY_MS, now_ms
 
 AnyRequest = Request[Any, Any, Any]
@@ -87,11 +87,17 @@ async def _membership(request: AnyRequest, member: Member) -> Membership | None:
 @post("/api/user/cardkey", status_code=200)
 async def post_membership(request: AnyRequest) -> Response[bytes]:
     """Bind a card key: the membership begins, or goes on for the key's days."""
-    member = await member_of(request)
+    visitor = await site_of(request).gate.visitor(request.scope["headers"])
     asked, body = await read_json(request, BindRequest)
     if not asked.card_key.strip():
         raise InvalidField("缺少卡密", "cardKey", "an unused card key")
-    return reply(Bound(await bind(request, member.username, asked.card_key, body)))
+    try:
+        membership = await bind(request, visitor.username, asked.card_key, body)
+    except NotFound:
+        # Told who is unknown; the owner has a row from now on.
+        await member_of(request)
+        membership = await bind(request, visitor.username, asked.card_key, body)
+    return reply(Bound(membership))
 
 
 @get("/api/user/cardkeys", status_code=200)

@@ -19,7 +19,7 @@ from shared.accounts.invitations import InvitationConfig, InvitationInfo
 from shared.accounts.ledger import user_lock
 from shared.accounts.points import PointsRecord
 from shared.connections import Cursor
-from shared.errors import Refused
+from shared.errors import Conflict, Refused
 from shared.times import now_ms
 
 AnyRequest = Request[Any, Any, Any]
@@ -76,21 +76,21 @@ async def history_of(request: AnyRequest, username: str) -> Response[bytes]:
 async def post_redeem(request: AnyRequest) -> Response[bytes]:
     """Redeem points for a card key; too few points are told in the body of a 200."""
     site = site_of(request)
-    member = await member_of(request)
+    visitor = await site.gate.visitor(request.scope["headers"])
     _, body = await read_json(request, dict[str, Any])
-    now = now_ms()
+    config, now = await site.invitation_config.get(), now_ms()
 
     async def redeem(cursor: Cursor) -> CardKey:
-        config = await invitations.read_config(cursor)
-        return await redemption.redeem(cursor, member.username, config, now)
+        return await redemption.redeem(cursor, visitor.username, config, now)
 
-    operation = operation_of(request, member.username, body)
-    locks = [user_lock(member.username)]
+    operation = operation_of(request, visitor.username, body)
+    locks = [user_lock(visitor.username)]
     try:
         key = await site.ledger.perform(operation, locks, redeem, CardKey)
     except Refused as refusal:
-        if type(refusal) is not Refused:
+        if isinstance(refusal, Conflict):
             raise
+        await member_of(request)  # who is unknown has no points, but is told that first
         return reply(Redeemed(success=False, error=str(refusal)))
     return reply(Redeemed(success=True, card_key=key.key))
 

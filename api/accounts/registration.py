@@ -9,12 +9,12 @@ from litestar import Request, Response, get, post
 
 from api.accounts.login import NO_NAME, NO_PASSWORD, WRONG, begin_session
 from api.accounts.replies import Ok, log_in, reply
+from api.accounts.standings import prepare_name, tell_standing
 from api.bodies import operation_of, read_json
 from api.clients import address_of
 from api.described import Described
 from api.errors import Denied
 from api.members import member_of
-from api.play_records import clear_of
 from api.queries import select
 from api.site import Site, site_of
 from shared.accounts import admin_config, card_keys, passwords, registration, users
@@ -93,26 +93,15 @@ async def post_register(request: AnyRequest) -> Response[bytes]:
         raise Denied("管理员已关闭用户注册功能", 403)
     card_key = (asked.card_key or "").strip() or None
     _check(site, policy, asked, card_key)
-    was_barred = await prepare_name(site, asked.username)
+    was_deleted = await prepare_name(site, asked.username)
     created = await _create(request, policy, asked, card_key, body)
     user = await _registered(site, created, asked.password)
-    if was_barred:
-        await site.bars.lift(user.username)
+    if was_deleted:
+        await tell_standing(site, user.username)
     token = await begin_session(site, user)
     response = reply(Registered(created.membership))
     log_in(response, site, user.username, "user", token)
     return response
-
-
-async def prepare_name(site: Site, username: str) -> bool:
-    """Clear what a deleted user of this name played: cached, pending, or on its way.
-
-    Nothing is added meanwhile, because the name is barred. Was there such a user?
-    """
-    was_barred = await select(site.pool, lambda cursor: users.is_barred(cursor, username))
-    if was_barred:
-        await site.append(clear_of(site.gate.visitor_named(username)))
-    return was_barred
 
 
 async def _registered(site: Site, created: Created, password: str) -> StoredUser:
@@ -178,7 +167,8 @@ async def post_change_password(request: AnyRequest) -> Response[bytes]:
     if member.is_owner:
         raise Denied("站长不能通过此接口修改密码", 403)
     new_hash = await passwords.hashed(asked.new_password)
-    await set_password(request, member.username, new_hash, body, but=member.visitor.token)
+    token = site_of(request).gate.token_in(request.scope["headers"])
+    await set_password(request, member.username, new_hash, body, but=token)
     return reply(Ok())
 
 
@@ -189,11 +179,11 @@ async def set_password(
     site = site_of(request)
 
     async def change(cursor: Cursor) -> Ok:
-        await users.set_password(cursor, username, new_hash)
+        await registration.give_password(cursor, username, new_hash)
         return Ok()
 
     operation = operation_of(request, username, body)
-    await site.ledger.perform(operation, [user_lock(username)], change, Ok)
+    await site.ledger.perform(operation, [], change, Ok)
     await site.sessions.end_all(username, but=but)
 
 

@@ -18,7 +18,7 @@ from shared.accounts.card_keys import KEY_TYPES, KeyType
 from shared.accounts.points import AMOUNT_MAX, BALANCE_MAX, Cause
 from shared.connections import Cursor
 from shared.errors import InvalidField
-from shared.times import datetime_of
+from shared.times import datetime_text
 
 REASON = "邀请好友注册"
 
@@ -100,7 +100,7 @@ async def reward(cursor: Cursor, invitation: Invitation, invitee: str, now_ms: i
     await cursor.execute(_INVITER, (invitation.code,))
     if (row := await cursor.fetchone()) is None or row[0] == invitee:
         return False
-    (inviter, *sums), now = row, datetime_of(now_ms)
+    (inviter, *sums), now = row, datetime_text(now_ms)
     config = await read_config(cursor)
     fits = max(sums) + config.reward_points <= BALANCE_MAX
     rewarded = (
@@ -127,7 +127,7 @@ async def _reward_address(
     """Take the one reward of *address*; False where it is gone, or nobody knows the address."""
     if address is None:
         return False
-    values = (str(uuid.uuid4()), reward_unit(address), inviter, invitee, datetime_of(now_ms))
+    values = (str(uuid.uuid4()), reward_unit(address), inviter, invitee, datetime_text(now_ms))
     await cursor.execute(_REWARD_ADDRESS, values)
     return bool(cursor.rowcount == 1)
 

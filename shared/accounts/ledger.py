@@ -4,6 +4,7 @@ One change, made once: a transaction that leaves its result where a retry finds 
 The first statement claims the operation's row, the last one stores the result in it. Who comes
 again with the same Idempotency-Key, or does not know what became of a commit, meets that row:
 while the first attempt is still open the claim waits for it, afterwards it reads its result.
+Without a key the first attempt need not claim what nobody else can name.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ INSERT INTO operations (id, fingerprint) VALUES (%s, %s)
 ON DUPLICATE KEY UPDATE operations.id = operations.id
 """
 _FIND = "SELECT fingerprint, result FROM operations WHERE id = %s"
+_NOTE = "INSERT INTO operations (id, fingerprint, result) VALUES (%s, %s, %s)"
 _KEEP = "UPDATE operations SET result = %s WHERE id = %s"
 
 
@@ -58,6 +60,11 @@ class Operation:
 
     id: str
     fingerprint: str
+
+    @property
+    def is_named(self) -> bool:
+        """Did a client name it, who may come again at any moment?"""
+        return bool(self.fingerprint)
 
     @classmethod
     def new(cls) -> Operation:
@@ -104,25 +111,39 @@ class Ledger:
     async def _persist(
         self, operation: Operation, work: Callable[[Cursor], Awaitable[T]], result: type[T]
     ) -> T:
+        # Nobody else knows the name of an operation without a key: its row is only looked for
+        # once an attempt was made whose outcome may be unknown.
+        claim = operation.is_named
         attempt = 0
         while True:
             try:
-                return await self._attempt(operation, work, result)
+                return await self._attempt(operation, work, result, claim=claim)
             except Transient as error:
                 log.info("transaction_tried_again", error=str(error), attempt=attempt)
             pause_s = _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret
             attempt += 1
+            claim = True
 
     async def _attempt(
-        self, operation: Operation, work: Callable[[Cursor], Awaitable[T]], result: type[T]
+        self,
+        operation: Operation,
+        work: Callable[[Cursor], Awaitable[T]],
+        result: type[T],
+        *,
+        claim: bool,
     ) -> T:
         async with transaction(self.pool) as cursor:
-            await cursor.execute(_CLAIM, (operation.id, operation.fingerprint))
-            if cursor.rowcount != 1:
-                return await _done_before(cursor, operation, result)
+            if claim:
+                await cursor.execute(_CLAIM, (operation.id, operation.fingerprint))
+                if cursor.rowcount != 1:
+                    return await _done_before(cursor, operation, result)
             done = await work(cursor)
-            await cursor.execute(_KEEP, (msgspec.json.encode(done).decode(), operation.id))
+            text = msgspec.json.encode(done).decode()
+            if claim:
+                await cursor.execute(_KEEP, (text, operation.id))
+            else:
+                await cursor.execute(_NOTE, (operation.id, operation.fingerprint, text))
         return done
 
 

@@ -40,7 +40,7 @@ _ARGON2 = re.compile(
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _SCRYPT = re.compile(r"([0-9A-Fa-f]{32}):([0-9A-Fa-f]{128})")
 _NOBODY = "!"
-#: Hashes that were cut off, padded or otherwise damaged on their way.
+#: Hashes, also such that were cut off, padded or otherwise damaged on their way.
 _DAMAGED = re.compile(r"\s*(?:\$argon2.*|[0-9a-f]{64}|[0-9a-f]{32}:[0-9a-f]{64,})\s*", re.I | re.S)
 
 T = TypeVar("T")
@@ -63,6 +63,16 @@ async def hashed(password: str) -> str:
     Raises `InvalidField` where it is empty, over `PASSWORD_BYTES_MAX` or has no UTF-8.
     """
     return await _in_thread(_HASHER.hash, _encoded(password))
+
+
+def check(password: str) -> None:
+    """Raise `InvalidField` where `hashed` would, without its work."""
+    _encoded(password)
+
+
+def looks_hashed(text: str) -> bool:
+    """Is *text* the hash of a password, whole or damaged, rather than a password?"""
+    return _DAMAGED.fullmatch(text) is not None
 
 
 async def verify(password: str, stored: str | None) -> Verdict:
@@ -123,7 +133,7 @@ def _is_right_of_legacy(given: bytes, stored: str) -> bool:
     _spend()
     if _SHA256.fullmatch(stored):
         return hmac.compare_digest(hashlib.sha256(given).digest(), bytes.fromhex(stored))
-    if stored == _NOBODY or _DAMAGED.fullmatch(stored):
+    if stored == _NOBODY or looks_hashed(stored):
         return False
     return hmac.compare_digest(given, stored.encode(errors="surrogatepass"))
 

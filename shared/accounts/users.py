@@ -16,13 +16,13 @@ import orjson
 
 from shared.connections import Cursor, mysql_errors
 from shared.errors import InvalidField, NotFound, Refused, Taken
-from shared.times import datetime_of, ms_of
+from shared.times import datetime_text, ms_of
 
 #: What no password verifies: the user was met, or imported, without one.
 NO_PASSWORD = "!"  # noqa: S105
 UNKNOWN = "用户不存在"
 TAKEN = "该用户名已被注册"
-_SUBJECT_TAKEN = "该 OIDC 身份已绑定其他用户"
+SUBJECT_TAKEN = "该 OIDC 身份已绑定其他用户"
 #: Names that can be registered (facts section 5); older ones may hold anything.
 _NAME = re.compile(r"[a-zA-Z0-9_]{3,20}")
 
@@ -102,7 +102,7 @@ async def insert(cursor: Cursor, user: NewUser, now_ms: int) -> None:
         user.oidc_sub,
         user.tvbox_token,
         user.show_adult_content,
-        datetime_of(now_ms),
+        datetime_text(now_ms),
     )
     try:
         with mysql_errors():
@@ -110,7 +110,7 @@ async def insert(cursor: Cursor, user: NewUser, now_ms: int) -> None:
     except Taken as error:
         # The message names the value first, which may be called like the key.
         key = str(error).rpartition(" for key ")[2]
-        raise Refused(_SUBJECT_TAKEN if "uk_oidc_sub" in key else TAKEN) from error
+        raise Refused(SUBJECT_TAKEN if "uk_oidc_sub" in key else TAKEN) from error
     await cursor.execute(_LIKE, (user.username,))
     if len(await cursor.fetchall()) != 1:
         raise Refused(TAKEN)
@@ -210,7 +210,7 @@ async def link_subject(cursor: Cursor, username: str, oidc_sub: str | None) -> N
         with mysql_errors():
             await _set(cursor, username, "oidc_sub", oidc_sub)
     except Taken as error:
-        raise Refused(_SUBJECT_TAKEN) from error
+        raise Refused(SUBJECT_TAKEN) from error
 
 
 async def set_banned(cursor: Cursor, username: str, *, banned: bool) -> None:
@@ -236,10 +236,11 @@ async def read_barred(cursor: Cursor) -> dict[str, str]:
     return dict(await cursor.fetchall())
 
 
-async def is_barred(cursor: Cursor, username: str) -> bool:
-    """Was *username* banned, or a user of this name deleted?"""
-    await cursor.execute("SELECT 1 FROM barred_users WHERE username = %s", (username,))
-    return await cursor.fetchone() is not None
+async def barred_reason(cursor: Cursor, username: str) -> str | None:
+    """'banned', 'deleted' if nobody took the name since, or None: their logins count."""
+    await cursor.execute("SELECT reason FROM barred_users WHERE username = %s", (username,))
+    reasons: list[str] = [reason for (reason,) in await cursor.fetchall()]
+    return reasons[0] if reasons else None
 
 
 async def _set(cursor: Cursor, username: str, column: str, value: object) -> None:

@@ -63,7 +63,7 @@ async def test_a_refusal_says_in_how_many_seconds_to_come_again(
     for name in await counters(redis):
         await redis.pexpire(name, 600_500)
 
-    with pytest.raises(TooManyAttempts, match="尝试次数过多，请稍后再试") as refused:  # noqa: RUF001
+    with pytest.raises(TooManyAttempts, match="尝试次数过多，请稍后再试") as refused:
         await attempts.begin("ann", HOME)
 
     assert 601 == refused.value.retry_after_s

@@ -1,0 +1,301 @@
+"""`moonwake users`: who may log in, and as what."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from ops import accounts, user_view
+from ops.accounts import AsJson, Name, Page, Yes, changed, fail, told
+from shared.accounts import passwords, registration, users
+from shared.accounts.ledger import user_lock
+from shared.accounts.registration import Created
+from shared.accounts.users import NewUser
+from shared.connections import reading
+from shared.errors import Unavailable
+from shared.times import now_ms
+from worker.deps import Deps
+
+users_app = typer.Typer(
+    no_args_is_help=True, help="Users: list, add, ban, delete; passwords, roles, logins."
+)
+
+#: More than any password: what is read from standard input at most.
+_READ_BYTES_MAX = 4_096
+
+_Given = Literal["user", "admin"]
+_Stdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password's line from standard input.")
+]
+_NOTHING = type(None)
+
+
+# --- looking ------------------------------------------------------------------
+
+
+@users_app.command("list")
+def list_users(page: Page = 1, as_json: AsJson = False) -> None:
+    """List all users by name. Exit code 2: MySQL cannot be used."""
+
+    async def work(deps: Deps) -> tuple[list[users.User], int]:
+        async with reading(deps.pool) as cursor:
+            return await users.listed(cursor, page, accounts.PAGE_SIZE)
+
+    found, total = accounts.run(work)
+    if as_json:
+        shown = [user_view.as_object(user) for user in found]
+        accounts.print_json({"count": total, "page": page, "users": shown})
+        return
+    if found:
+        Console().print(user_view.table(found))
+    typer.echo(accounts.told_pages(len(found), total, page, "users"))
+
+
+@users_app.command()
+def show(name: Name, as_json: AsJson = False) -> None:
+    """Show one user: role, login, points, membership, keys.
+
+    Exit codes: 1 there is none, 2 MySQL cannot be used.
+    """
+    found = accounts.run(lambda deps: user_view.look_up(deps, name))
+    if as_json:
+        accounts.print_json(user_view.portrait_object(found))
+    else:
+        typer.echo(user_view.portrait(found))
+
+
+# --- logins -------------------------------------------------------------------
+
+
+@users_app.command()
+def add(
+    name: Name,
+    role: Annotated[_Given, typer.Option(help="What they may do.")] = "user",
+    password_stdin: _Stdin = False,
+) -> None:
+    """Create a user; the password is asked for, or comes from standard input.
+
+    The first admin: moonwake users add NAME --role admin. The owner is whom
+    USERNAME names, and needs no row.
+
+    Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
+    """
+    password = _password(name, from_stdin=password_stdin)
+
+    async def work(deps: Deps) -> None:
+        _check_new_name(deps, name)
+        new = NewUser(username=name, password_hash=await passwords.hashed(password), role=role)
+        async with reading(deps.pool) as cursor:
+            was_deleted = await users.barred_reason(cursor, name) == "deleted"
+        if was_deleted:  # nobody is to find what the former user of this name played
+            await accounts.clear_played(deps, name)
+        now = now_ms()
+        await changed(
+            deps,
+            [user_lock(name)],
+            lambda cursor: registration.create_user(cursor, new, now),
+            Created,
+        )
+        if was_deleted:
+            await told(accounts.bars_of(deps).lift(name))
+
+    accounts.run(work)
+    typer.echo(f"{name} is there now, as {role}")
+
+
+@users_app.command()
+def reset_password(name: Name, password_stdin: _Stdin = False) -> None:
+    """Give a user a new password, and end all their sessions.
+
+    Login cookies of LunaTV go on: they hold no password. To end those too,
+    ban the user.
+
+    Exit codes: 0 done, 1 refused, or the sessions go on because Redis is
+    away, 2 a setting is wrong or MySQL cannot be used.
+    """
+    password = _password(name, from_stdin=password_stdin)
+
+    async def work(deps: Deps) -> int | None:
+        if name == deps.settings.username:
+            fail(f"{name} is the site's owner, who logs in with PASSWORD of the environment")
+        new_hash = await passwords.hashed(password)
+        await changed(
+            deps,
+            [user_lock(name)],
+            lambda cursor: registration.give_password(cursor, name, new_hash),
+            _NOTHING,
+        )
+        try:
+            return await accounts.sessions_of(deps).end_all(name)
+        except Unavailable:
+            return None
+
+    ended = accounts.run(work)
+    if ended is None:
+        fail(
+            "the password is changed, but who is logged in stays so for up to a day: Redis does"
+            f" not answer. Once it does: moonwake users logout {name}"
+        )
+    typer.echo(f"{name} has a new password; sessions ended: {ended}")
+
+
+@users_app.command()
+def logout(name: Name) -> None:
+    """End all sessions of a user. LunaTV's cookies go on; `ban` keeps those out too.
+
+    Exit codes: 0 done, 2 a setting is wrong or Redis cannot be used.
+    """
+    ended = accounts.run(lambda deps: accounts.sessions_of(deps).end_all(name))
+    typer.echo(f"sessions of {name} ended: {ended}")
+
+
+@users_app.command()
+def link_oidc(
+    name: Name,
+    subject: Annotated[str, typer.Argument(help="As the login provider calls the user.")],
+) -> None:
+    """Let a user come in by the login provider.
+
+    Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
+    """
+    if not 1 <= len(subject) <= 255:
+        raise typer.BadParameter("1 to 255 characters", param_hint="SUBJECT")
+    _link(name, subject)
+    typer.echo(f"{name} is linked to the login provider's subject")
+
+
+@users_app.command()
+def unlink_oidc(name: Name) -> None:
+    """Let a user come in by the login provider no longer.
+
+    Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
+    """
+    _link(name, None)
+    typer.echo(f"{name} is linked to no subject")
+
+
+def _link(name: str, subject: str | None) -> None:
+    async def work(deps: Deps) -> None:
+        await changed(
+            deps,
+            [user_lock(name)],
+            lambda cursor: users.link_subject(cursor, name, subject),
+            _NOTHING,
+        )
+
+    accounts.run(work)
+
+
+def _password(name: str, *, from_stdin: bool) -> str:
+    """A new password: typed twice, or the line on standard input."""
+    if not from_stdin:
+        asked: str = typer.prompt(f"Password of {name}", hide_input=True, confirmation_prompt=True)
+        return asked
+    line = sys.stdin.buffer.read(_READ_BYTES_MAX).removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        password = line.decode()
+    except UnicodeDecodeError:
+        password = ""
+    if not password or "\n" in password:
+        raise typer.BadParameter("one line of UTF-8 is needed", param_hint="--password-stdin")
+    return password
+
+
+def _check_new_name(deps: Deps, name: str) -> None:
+    users.check_new_name(name)
+    if name.lower() == deps.settings.username.lower():
+        fail(f"{name} is the site's owner, who logs in with PASSWORD of the environment")
+
+
+# --- what they may ------------------------------------------------------------
+
+
+@users_app.command()
+def role(name: Name, new: Annotated[_Given, typer.Argument(metavar="user|admin")]) -> None:
+    """Make a user an admin, or one like others.
+
+    Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
+    """
+
+    async def work(deps: Deps) -> None:
+        _spare_owner(deps, name)
+        await changed(
+            deps, [user_lock(name)], lambda cursor: users.set_role(cursor, name, new), _NOTHING
+        )
+
+    accounts.run(work)
+    typer.echo(f"{name} is {new} now")
+
+
+@users_app.command()
+def ban(name: Name) -> None:
+    """Keep a user out, whatever cookie or session they have; within seconds everywhere.
+
+    Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
+    """
+
+    async def work(deps: Deps) -> None:
+        _spare_owner(deps, name)
+        await changed(
+            deps,
+            [user_lock(name)],
+            lambda cursor: users.set_banned(cursor, name, banned=True),
+            _NOTHING,
+        )
+        sessions = accounts.sessions_of(deps)
+        await told(accounts.bars_of(deps).bar(name, "banned"), sessions.end_all(name))
+
+    accounts.run(work)
+    typer.echo(f"{name} is banned")
+
+
+@users_app.command()
+def unban(name: Name) -> None:
+    """Let a banned user in again.
+
+    Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
+    """
+
+    async def work(deps: Deps) -> None:
+        if name == deps.settings.username:  # was banned before becoming the owner, maybe deleted
+            async with reading(deps.pool) as cursor:
+                await users.ensure_owner(cursor, name)
+        await changed(
+            deps,
+            [user_lock(name)],
+            lambda cursor: users.set_banned(cursor, name, banned=False),
+            _NOTHING,
+        )
+        await told(accounts.bars_of(deps).lift(name))
+
+    accounts.run(work)
+    typer.echo(f"{name} may come in")
+
+
+@users_app.command()
+def delete(name: Name, yes: Yes = False) -> None:
+    """Remove a user and all that is theirs: plays, points, keys. For good.
+
+    Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
+    """
+    if not yes:
+        typer.confirm(f"{name}'s plays, points and keys are gone then. Delete {name}?", abort=True)
+
+    async def work(deps: Deps) -> None:
+        _spare_owner(deps, name)
+        await changed(deps, [user_lock(name)], lambda cursor: users.delete(cursor, name), _NOTHING)
+        bars, sessions = accounts.bars_of(deps), accounts.sessions_of(deps)
+        await told(
+            bars.bar(name, "deleted"), sessions.end_all(name), accounts.clear_played(deps, name)
+        )
+
+    accounts.run(work)
+    typer.echo(f"{name} is deleted")
+
+
+def _spare_owner(deps: Deps, name: str) -> None:
+    if name == deps.settings.username:
+        fail(f"{name} is the site's owner, as USERNAME of the environment says")
