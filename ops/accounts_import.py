@@ -31,6 +31,7 @@ from ops.lunatv_accounts import DOCUMENT, INVITATION_CONFIG, Site, read_site
 from ops.lunatv_belongings import Belongings, count_records, read_belongings
 from ops.lunatv_people import Person
 from ops.lunatv_source import Progress, shown
+from ops.lunatv_values import INVALID_VALUE
 from shared.accounts import passwords
 from shared.accounts.users import NO_PASSWORD
 from shared.connections import reading, transaction
@@ -229,14 +230,15 @@ class AccountsImport:
         text = person.password
         if not text:
             return NO_PASSWORD
-        if passwords.looks_hashed(text) and len(text) <= _HASH_MAX:
-            return text  # until its user logs in
         try:
+            if passwords.looks_hashed(text):
+                _check_length(text)
+                return text  # until its user logs in
             passwords.check(text)
-            return _SOME_PASSWORD if self._dry else await passwords.hashed(text)
         except InvalidField as error:
             person.repairs["password_unusable"] = f"allowed is {error.allowed}"
             return NO_PASSWORD
+        return _SOME_PASSWORD if self._dry else await passwords.hashed(text)
 
     # --- telling ----------------------------------------------------------------
 
@@ -244,6 +246,11 @@ class AccountsImport:
         for note in self.books.drain_notes():
             self._note(note)
         self._tick(self.progress, self.books)
+
+
+def _check_length(password_hash: str) -> None:
+    if len(password_hash) > _HASH_MAX:
+        raise InvalidField(INVALID_VALUE, "password", f"a hash of at most {_HASH_MAX} characters")
 
 
 def _label(item: object) -> str:
