@@ -101,14 +101,14 @@ async def read_holdings(page: Page, person: Person) -> Holdings:
 async def bring_keys(page: Page, person: Person, holdings: Holdings) -> None:
     """The membership of *person*, unless there is one here, and every key that is about it."""
     rows = page.task.site.held.get(person.name, [])
-    own = [each for each in page.task.keys.values() if each.key.bound_to == person.name]
+    own = page.task.owned.get(person.name, [])
     membership = await _wanted_membership(page, person)
     hashes = {each.key.key_hash for each in own} | {row.key_hash for row in rows}
     if membership is not None and is_hash(membership.bound_key):
         hashes.add(membership.bound_key)
     stored = await _stored_keys(page, sorted(hashes))
     keys = {key: found for key in hashes if (found := _effective(page, stored, key)) is not None}
-    for planned in sorted(own, key=lambda each: each.key.key_hash):
+    for planned in own:
         await _bring_key(page, planned, stored.get(planned.key.key_hash))
     if membership is not None:
         membership = await _with_own_key(page, person, membership, keys)

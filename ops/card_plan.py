@@ -87,6 +87,14 @@ def plan_keys(
     return planned
 
 
+def by_owner(keys: Iterable[PlannedKey]) -> dict[str | None, list[PlannedKey]]:
+    """*keys* by whom they are bound to (None: nobody who is here), each list by the hashes."""
+    owned: dict[str | None, list[PlannedKey]] = defaultdict(list)
+    for planned in sorted(keys, key=lambda each: each.key.key_hash):
+        owned[planned.key.bound_to].append(planned)
+    return dict(owned)
+
+
 def _planned(
     key: CardKey, claims: Sequence[_Claim], used: Sequence[HeldKey], names: Collection[str]
 ) -> PlannedKey:

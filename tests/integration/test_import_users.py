@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
 from redis.asyncio import Redis
 
-from ops import accounts_import
+from ops import accounts_import, accounts_users
 from ops.accounts_books import KINDS
+from ops.accounts_page import Page
 from ops.audit import audit
 from shared.accounts import admin_config, memberships, passwords, registration, users
 from shared.accounts import points as accounts
 from shared.accounts.invitations import Invitation
 from shared.accounts.points import Cause
 from shared.accounts.users import NewUser
-from shared.connections import Pool, transaction
+from shared.connections import Cursor, Pool, open_mysql, transaction
 from shared.errors import Refused
 from shared.settings import Settings
 from shared.times import datetime_of
@@ -382,6 +384,40 @@ async def test_who_was_only_met_here_is_filled_in(
     assert {"found": 3, "kept": 3} == told(await bring(migrated), "users")
 
 
+async def test_who_is_met_at_that_moment_is_filled_in(
+    migrated: Settings, pool: Pool, luna: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker made the row between the look and the insert."""
+    await luna.set("u:ann:pwd", scrypt("secret"))
+    real = accounts_users.bring_user
+
+    async def met(page: Page, *arguments: Any) -> bool:
+        class Meeting:
+            """The transaction's cursor; behind its first look comes the worker."""
+
+            looked = False
+
+            async def execute(self, *statement: Any) -> None:
+                await page.cursor.execute(*statement)
+                if not self.looked:
+                    self.looked = True
+                    async with open_mysql(migrated) as own, transaction(own) as other:
+                        await other.execute(
+                            "INSERT IGNORE INTO users (username, password_hash) VALUES ('ann', '!')"
+                        )
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(page.cursor, name)
+
+        monkeypatch.setattr(accounts_import, "bring_user", real)
+        return await real(replace(page, cursor=cast("Cursor", Meeting())), *arguments)
+
+    monkeypatch.setattr(accounts_import, "bring_user", met)
+
+    assert {"found": 1, "filled": 1} == told(await bring(migrated), "users")
+    assert [(scrypt("secret"),)] == await rows(pool, "SELECT password_hash FROM users")
+
+
 async def test_what_changed_here_since_stays(migrated: Settings, pool: Pool, luna: Redis) -> None:
     """Passwords, roles, bans, points, codes and settings are this site's after the first run."""
     await luna.set("u:ann:pwd", "secret")
@@ -523,6 +559,27 @@ async def test_a_history_may_have_the_name_of_a_users_points(
 
     query = "SELECT username, balance FROM user_points ORDER BY username"
     assert [("ann", 0), ("bob", 3), ("history:ann", 9)] == await rows(pool, query)
+
+
+async def test_an_empty_account_here_is_filled_and_keeps_its_code(
+    migrated: Settings, pool: Pool, luna: Redis
+) -> None:
+    """Nothing ever happened to it; who was invited by its code knows that one."""
+    await luna.set("u:ann:pwd", sha256("x"))
+    await bring(migrated)
+    async with transaction(pool) as cursor:
+        code = (await accounts.lock_account(cursor, "ann")).invitation_code
+    await put_points(luna, "ann", 5, 5, 0, invitationCode="OTHER")
+
+    assert {"found": 1, "filled": 1} == {
+        name: count
+        for name, count in told(await bring(migrated), "points_accounts").items()
+        if name != "repaired"
+    }
+
+    query = "SELECT invitation_code, balance FROM user_points"
+    assert [(code, 5)] == await rows(pool, query)
+    assert [] == await audit(pool, OWNER)
 
 
 async def test_an_invitation_code_belongs_to_one_user(
