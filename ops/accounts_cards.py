@@ -186,12 +186,14 @@ async def _with_own_key(
         detail = f"key {membership.bound_key} is {owner}; the time stays, with a key made up"
         page.books.repair("memberships", f"user {person.name}", "key_taken", detail)
         key_hash = placeholder_hash(person.name, membership.bound_key)
-        key = key_of_membership(key_hash, person.name, membership)
+        made = key_of_membership(key_hash, person.name, membership)
         here = (await _stored_keys(page, [key_hash])).get(key_hash)
-        if here is None:
-            await _write_key(page, key, is_new=True)
-        keys[key_hash] = here or key
-    key = keys[key.key_hash]
+        if _is_brought(made, here):
+            key = _bound(made, here)
+            await _write_key(page, key, is_new=here is None)
+        else:
+            key = here or made
+        keys[key_hash] = key
     return structs.replace(membership, bound_key=key.key_hash, bound_at=key.bound_at)
 
 

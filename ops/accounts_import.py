@@ -122,7 +122,7 @@ class AccountsImport:
             }
             for kind, count in counts.items():
                 self.books.found(kind, count)
-            counts["user_card_keys"] = len(site.held.pop(name, ()))
+            counts["user_card_keys"] = len(site.held.get(name, ()))
             reason = "deleted_here" if name in deleted else "no_such_user"
             self._refuse_user(name, reason, counts)
         self._show()

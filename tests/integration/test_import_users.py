@@ -482,7 +482,8 @@ async def test_who_was_deleted_here_does_not_come_back(
     assert [] == await audit(pool, OWNER)
 
     await bring(migrated, "--restore-deleted")
-    assert [("ann",)] == await rows(pool, "SELECT username FROM users")
+    [(name, plain, *_)] = await rows(pool, MEMBERS)
+    assert ("ann", "k") == (name, plain)
     assert [] == await rows(pool, "SELECT * FROM barred_users")
     assert [] == await audit(pool, OWNER)
 
@@ -691,6 +692,15 @@ async def test_of_two_members_with_one_key_nobody_loses_time(
     assert [first] == [name for name, (plain, _) in found.items() if plain == "k"]
     assert [] == await audit(pool, OWNER)
 
+    # Both go, and come back.
+    before = await rows(pool, MEMBERS)
+    async with transaction(pool) as cursor:
+        for name in found:
+            await users.delete(cursor, name)
+    await bring(migrated, "--restore-deleted")
+    assert before == await rows(pool, MEMBERS)
+    assert [] == await audit(pool, OWNER)
+
 
 async def test_a_key_that_was_given_away_is_used_with_whom_redeemed_it(
     migrated: Settings, pool: Pool, luna: Redis
@@ -717,6 +727,19 @@ async def test_a_key_that_was_given_away_is_used_with_whom_redeemed_it(
     query = "SELECT id, card_key_id FROM points_records WHERE type = 'redeem' ORDER BY id"
     assert [("p-gone", None), ("p-h1", "h1")] == await rows(pool, query)
     assert 1 == summary["points_records"]["repaired_by_reason"]["key_gone"]
+
+
+async def test_a_key_that_somebody_used_who_is_gone_cannot_be_bound_again(
+    migrated: Settings, pool: Pool, luna: Redis
+) -> None:
+    """Only their row tells of it; the row itself has no user here."""
+    key = await put_key(luna, "k")
+    await put_held(luna, "gone", key, "h1", status="used", usedAt=AT + 5)
+
+    summary = await bring(migrated, code=1)
+
+    assert [("k", "used", None, datetime_of(AT + 5))] == await rows(pool, KEYS)
+    assert {"made_used": 1} == summary["card_keys"]["repaired_by_reason"]
 
 
 async def test_keys_that_were_bound_here_stay_bound(
