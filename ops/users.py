@@ -90,7 +90,8 @@ def add(
         new = NewUser(username=name, password_hash=await passwords.hashed(password), role=role)
         async with reading(deps.pool) as cursor:
             was_deleted = await users.barred_reason(cursor, name) == "deleted"
-        if was_deleted:  # nobody is to find what the former user of this name played
+        if was_deleted:  # nobody is to meet what is left of the former user of this name
+            await accounts.sessions_of(deps).end_all(name)
             await accounts.clear_played(deps, name)
         now = now_ms()
         await changed(

@@ -200,7 +200,7 @@ ROUTES = (post_login, post_logout)
 _TAG = "login"
 DESCRIBED = {
     ("/api/login", "post"): Described(
-        _TAG, LoggedIn, LoginRequest, errors=(400, 401, 413, 429, 503)
+        _TAG, LoggedIn, LoginRequest, errors=(400, 401, 409, 413, 429, 503)
     ),
     ("/api/logout", "post"): Described(
         _TAG,

@@ -197,7 +197,7 @@ _TAG = "registration"
 DESCRIBED = {
     ("/api/register/config", "get"): Described(_TAG, RegistrationConfig, errors=(503,)),
     ("/api/register", "post"): Described(
-        _TAG, Registered, RegisterRequest, errors=(400, 403, 409, 413, 503), once=True
+        _TAG, Registered, RegisterRequest, errors=(400, 401, 403, 409, 413, 503), once=True
     ),
     ("/api/change-password", "post"): Described(
         _TAG, Ok, ChangePasswordRequest, errors=(400, 403, 409, 413, 503), login=True, once=True

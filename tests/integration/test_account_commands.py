@@ -328,8 +328,24 @@ async def test_what_a_deleted_user_played_is_cleared_behind_them(
     assert 0 == await cleared()
     await moonwake(migrated, "users", "delete", "ann", "--yes")
     assert 1 == await cleared()
+    left_behind = await _sessions(migrated, redis).begin("ann")
     await _add(migrated, "ann")
     assert 2 == await cleared()
+    assert None is await _sessions(migrated, redis).username_of(left_behind)
+
+
+async def test_adding_a_banned_users_name_again_harms_them_in_nothing(
+    migrated: Settings, redis: Redis
+) -> None:
+    """It is refused, and what they played stays."""
+    await _add(migrated, "ann")
+    await moonwake(migrated, "users", "ban", "ann")
+    refused = await moonwake(
+        migrated, "users", "add", "ann", "--password-stdin", given=b"password\n"
+    )
+
+    assert 1 == refused.exit_code
+    assert [] == await redis.keys(f"{migrated.key_prefix}*:plays")
 
 
 async def test_the_role_is_the_operators_to_give(migrated: Settings, pool: Pool) -> None:

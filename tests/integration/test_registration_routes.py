@@ -267,6 +267,8 @@ async def test_who_takes_a_deleted_users_name_finds_nothing_of_theirs(
     assert (200, {"ok": True}) == await site.adm.post("/api/admin/user", delete)
     for name, value in kept.items():  # as if Redis had been away at that moment
         await redis.restore(name, 60_000, value)
+    site.front.site.bars.names = {}  # as on a front that does not know yet
+    assert 200 == (await site.front.save("newbie", "s+2", record())).status_code
     caller = Caller(site.front)
 
     assert (200, DONE) == await caller.register("newbie", "another password")
