@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -859,7 +859,7 @@ async def test_configuration_and_logins_come_along(
     query = (
         "SELECT login_count, first_login_at, last_login_at, last_login_date FROM user_login_stats"
     )
-    at = datetime_text(evening)
+    at = datetime.fromtimestamp(evening / 1000, UTC).replace(tzinfo=None)
     assert [(4, None, at, at.date() + timedelta(days=1))] == await rows(pool, query)
 
 

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from shared.accounts import ledger as ledger_module
-from shared.accounts import points
+from shared.accounts import points, users
 from shared.accounts.card_keys import USED
 from shared.accounts.ledger import KEY_REUSED, Operation
 from shared.connections import Cursor, transaction
@@ -189,10 +189,7 @@ async def test_what_the_database_refuses_is_not_tried_again(
     It would be refused for ever.
     """
     with pytest.raises(DataRefused):
-        await site.run(
-            lambda cursor: points.adjust(cursor, "ann", 5, points.Cause("x" * 501), NOW_MS),
-            operation,
-        )
+        await site.run(lambda cursor: users.set_tvbox_token(cursor, "ann", "x" * 256), operation)
 
     assert (0, 0, []) == (await balance(site), await operations(site), tried_again(logs))
 
