@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import structs
 
+from ops.accounts_books import Fate
 from ops.accounts_page import Page
 from ops.card_plan import (
     PlannedKey,
@@ -40,6 +41,8 @@ UPDATE user_card_keys SET status = 'used', used_by = COALESCE(%s, used_by, usern
     used_at = COALESCE(used_at, %s)
 WHERE key_hash = %s
 """
+#: Of a key that was refused when they came.
+_TYPE_ROWS = "UPDATE user_card_keys SET key_type = %s WHERE key_hash = %s"
 _INSERT_ROW = """
 INSERT INTO user_card_keys (id, key_hash, username, key_type, status, source, created_at,
     expires_at, used_at, used_by, notes)
@@ -58,11 +61,7 @@ async def bring_loose_keys(page: Page, keys: Sequence[PlannedKey]) -> None:
     """Keys bound to nobody who is here."""
     stored = await _stored_keys(page, [planned.key.key_hash for planned in keys])
     for planned in keys:
-        key, here = planned.key, stored.get(planned.key.key_hash)
-        if key.status == "used" or here is None:
-            await _bring_key(page, planned, here)
-        else:
-            page.books.settle("card_keys", "kept")
+        await _bring_key(page, planned, stored.get(planned.key.key_hash))
 
 
 # --- keys of a user ---------------------------------------------------------------
@@ -101,14 +100,14 @@ async def read_holdings(page: Page, person: Person) -> Holdings:
 async def bring_keys(page: Page, person: Person, holdings: Holdings) -> None:
     """The membership of *person*, unless there is one here, and every key that is about it."""
     rows = page.task.site.held.get(person.name, [])
-    own = [each for each in page.task.keys.values() if each.key.bound_to == person.name]
+    own = page.task.owned.get(person.name, [])
     membership = await _wanted_membership(page, person)
     hashes = {each.key.key_hash for each in own} | {row.key_hash for row in rows}
     if membership is not None and is_hash(membership.bound_key):
         hashes.add(membership.bound_key)
     stored = await _stored_keys(page, sorted(hashes))
     keys = {key: found for key in hashes if (found := _effective(page, stored, key)) is not None}
-    for planned in sorted(own, key=lambda each: each.key.key_hash):
+    for planned in own:
         await _bring_key(page, planned, stored.get(planned.key.key_hash))
     if membership is not None:
         membership = await _with_own_key(page, person, membership, keys)
@@ -130,28 +129,48 @@ async def _wanted_membership(page: Page, person: Person) -> Membership | None:
 
 
 def _effective(page: Page, stored: dict[str, CardKey], key_hash: str) -> CardKey | None:
-    """The key as it is here afterwards: once used here it stays so, whatever the site says."""
+    """The key as it is here afterwards."""
     here, planned = stored.get(key_hash), page.task.keys.get(key_hash)
-    if planned is None or (here is not None and here.status == "used"):
+    if planned is None:
         return here
-    return planned.key if here is None or planned.key.status == "used" else here
+    return _bound(planned.key, here) if _is_brought(planned.key, here) else here
+
+
+def _bound(key: CardKey, here: CardKey | None) -> CardKey:
+    """*key*, or the one that is *here* bound like it."""
+    if here is None:
+        return key
+    binding = {"status": key.status, "bound_to": key.bound_to, "bound_at": key.bound_at}
+    return structs.replace(here, **binding)
+
+
+def _is_brought(key: CardKey, here: CardKey | None) -> bool:
+    """Does *key* replace the one that is *here*? What somebody has bound here never is."""
+    if here is None:
+        return True
+    if here.status == "used":
+        return here.bound_to is None and key.bound_to is not None  # who was deleted comes back
+    return key.status == "used"
 
 
 async def _bring_key(page: Page, planned: PlannedKey, here: CardKey | None) -> None:
-    """A key that is not here, or used there and not here."""
-    if here is not None and here.status == "used":
-        if planned.found:
-            page.books.settle("card_keys", "kept")
-        return
+    """A key as *planned*, unless the one that is *here* stays."""
+    is_brought = _is_brought(planned.key, here)
     if planned.found:
-        page.books.settle("card_keys", "created" if here is None else "filled")
-    _tell_key(page, planned)
-    await _write_key(page, planned.key, is_new=here is None)
+        fate: Fate = "created" if here is None else "filled" if is_brought else "kept"
+        page.books.settle("card_keys", fate)
+    if is_brought:
+        _tell_key(page, planned)
+        await _write_key(page, planned.key, is_new=here is None)
 
 
 async def _write_key(page: Page, key: CardKey, *, is_new: bool) -> None:
     bound = (key.bound_to, _time(key.bound_at), key.key_hash)
-    await page.write(*((_INSERT_KEY, _key_row(key)) if is_new else (_BIND, bound)))
+    if is_new:
+        await page.write(_INSERT_KEY, _key_row(key))
+        await page.write(_TYPE_ROWS, (key.key_type, key.key_hash))
+    else:
+        await page.write(_BIND, bound)
     if key.status == "used":
         await page.write(_BIND_ROWS, bound)
 
@@ -166,12 +185,14 @@ async def _with_own_key(
         detail = f"key {membership.bound_key} is {owner}; the time stays, with a key made up"
         page.books.repair("memberships", f"user {person.name}", "key_taken", detail)
         key_hash = placeholder_hash(person.name, membership.bound_key)
-        key = key_of_membership(key_hash, person.name, membership)
+        made = key_of_membership(key_hash, person.name, membership)
         here = (await _stored_keys(page, [key_hash])).get(key_hash)
-        if here is None:
-            await _write_key(page, key, is_new=True)
-        keys[key_hash] = here or key
-    key = keys[key.key_hash]
+        if _is_brought(made, here):
+            key = _bound(made, here)
+            await _write_key(page, key, is_new=here is None)
+        else:
+            key = here or made
+        keys[key_hash] = key
     return structs.replace(membership, bound_key=key.key_hash, bound_at=key.bound_at)
 
 

@@ -25,16 +25,17 @@ from ops.accounts_invitations import (
 from ops.accounts_page import Page, Task
 from ops.accounts_points import bring_points
 from ops.accounts_users import bring_logins, bring_user
-from ops.card_plan import PlannedKey, plan_keys
+from ops.card_plan import PlannedKey, by_owner, plan_keys
 from ops.importing import Refusal, by_halves, patiently, refusal_of
 from ops.lunatv_accounts import DOCUMENT, INVITATION_CONFIG, Site, read_site
 from ops.lunatv_belongings import Belongings, count_records, read_belongings
 from ops.lunatv_people import Person
 from ops.lunatv_source import Progress, shown
+from ops.lunatv_values import INVALID_VALUE
 from shared.accounts import passwords
 from shared.accounts.users import NO_PASSWORD
 from shared.connections import reading, transaction
-from shared.errors import DataRefused, InvalidField
+from shared.errors import DataRefused, InvalidField, Taken
 from shared.times import now_ms
 from worker.deps import Deps
 from worker.sinks.folding import days_in
@@ -48,6 +49,7 @@ _REFUSED = "refused_by_mysql"
 _HASH_MAX = 255
 #: With a plaintext password, until it is hashed; and all that a dry run needs to know.
 _SOME_PASSWORD = "*"  # noqa: S105
+_DELETED = "SELECT username FROM barred_users WHERE reason = 'deleted'"
 _SETTLED = "SELECT username FROM users WHERE password_hash <> '!' AND username IN"
 
 
@@ -80,9 +82,11 @@ class AccountsImport:
         self._show()
         site = await read_site(source, self._deps.settings.username, self.books, self.progress)
         await self._leave_deleted(source, site)
+        keys = plan_keys(site.card_keys, site.people, site.held)
         task = Task(
             site=site,
-            keys=plan_keys(site.card_keys, site.people, site.held),
+            keys=keys,
+            owned=by_owner(keys.values()),
             owner=self._deps.settings.username,
             now_ms=now_ms(),
             day_of=days_in(self._deps.settings.stats_timezone),
@@ -101,7 +105,7 @@ class AccountsImport:
 
     async def _leave_deleted(self, source: Redis, site: Site) -> None:
         """Refuse users who were deleted here, and whatever is of users whom the site lacks."""
-        deleted = set() if self._restore else await self._deleted()
+        deleted = set() if self._restore else await self._names(_DELETED)
         gone = [person for person in site.people if person.name in deleted]
         site.people = [person for person in site.people if person.name not in deleted]
         for person in gone:
@@ -118,30 +122,36 @@ class AccountsImport:
             }
             for kind, count in counts.items():
                 self.books.found(kind, count)
-            counts["user_card_keys"] = len(site.held.pop(name, ()))
+            counts["user_card_keys"] = len(site.held.get(name, ()))
             reason = "deleted_here" if name in deleted else "no_such_user"
             self._refuse_user(name, reason, counts)
         self._show()
 
-    async def _deleted(self) -> set[str]:
-        async with reading(self._deps.pool) as cursor:
-            await cursor.execute("SELECT username FROM barred_users WHERE reason = 'deleted'")
-            return {name for [name] in await cursor.fetchall()}
+    async def _names(self, query: str, values: Sequence[str] = ()) -> set[str]:
+        """The names that *query* finds for *values*."""
+
+        async def attempt() -> set[str]:
+            async with reading(self._deps.pool) as cursor:
+                await cursor.execute(query, values)
+                return {name for [name] in await cursor.fetchall()}
+
+        return await patiently(attempt)
 
     def _refuse_user(
         self, name: str, reason: str, counts: Mapping[Kind, int], detail: str = ""
     ) -> None:
         for kind, count in counts.items():
             if count:
-                refusal = Refusal(f"user {name}", reason, detail or f"{count} of {kind}")
+                refusal = Refusal(
+                    f"user {name}", reason, detail or f"{count} {kind.replace('_', ' ')}"
+                )
                 self.books.refuse(kind, refusal, count)
 
     # --- transactions -----------------------------------------------------------
 
     async def _bring_unowned(self, task: Task) -> None:
         """What has no user, and must be here before the users are."""
-        loose = [key for _, key in sorted(task.keys.items()) if key.key.bound_to is None]
-        await self._in_batches(task, loose, bring_loose_keys, "card_keys")
+        await self._in_batches(task, task.owned.get(None, []), bring_loose_keys, "card_keys")
         await self._in_batches(task, task.site.ip_rewards, bring_rewards, "ip_rewards")
 
     async def _in_batches(
@@ -210,33 +220,38 @@ class AccountsImport:
                 await work(Page(task, cursor, books))
             return books
 
-        self.books.merge(await patiently(attempt))
+        try:
+            done = await patiently(attempt)
+        except Taken:  # a play or a login was first: now its row is seen
+            done = await patiently(attempt)
+        self.books.merge(done)
 
     # --- passwords --------------------------------------------------------------
 
     async def _password_hashes(self, people: Sequence[Person]) -> dict[str, str]:
         """What to store for each; several are hashed at once, and none that is not wanted."""
-        async with reading(self._deps.pool) as cursor:
-            places = ", ".join(["%s"] * len(people))
-            await cursor.execute(f"{_SETTLED} ({places})", [person.name for person in people])
-            settled = {name for [name] in await cursor.fetchall()}
+        names = [person.name for person in people]
+        places = ", ".join(["%s"] * len(names))
+        settled = await self._names(f"{_SETTLED} ({places})", names)
         wanted = [person for person in people if person.name not in settled]
         hashes = await asyncio.gather(*(self._password_hash(person) for person in wanted))
-        found = {person.name: NO_PASSWORD for person in people}
-        return found | dict(zip((person.name for person in wanted), hashes, strict=True))
+        return dict.fromkeys(names, NO_PASSWORD) | dict(
+            zip((person.name for person in wanted), hashes, strict=True)
+        )
 
     async def _password_hash(self, person: Person) -> str:
         text = person.password
         if not text:
             return NO_PASSWORD
-        if passwords.looks_hashed(text) and len(text) <= _HASH_MAX:
-            return text  # until its user logs in
         try:
+            if passwords.looks_hashed(text):
+                _check_length(text)
+                return text  # until its user logs in
             passwords.check(text)
-            return _SOME_PASSWORD if self._dry else await passwords.hashed(text)
         except InvalidField as error:
             person.repairs["password_unusable"] = f"allowed is {error.allowed}"
             return NO_PASSWORD
+        return _SOME_PASSWORD if self._dry else await passwords.hashed(text)
 
     # --- telling ----------------------------------------------------------------
 
@@ -244,6 +259,11 @@ class AccountsImport:
         for note in self.books.drain_notes():
             self._note(note)
         self._tick(self.progress, self.books)
+
+
+def _check_length(password_hash: str) -> None:
+    if len(password_hash) > _HASH_MAX:
+        raise InvalidField(INVALID_VALUE, "password", f"a hash of at most {_HASH_MAX} characters")
 
 
 def _label(item: object) -> str:
@@ -257,7 +277,7 @@ def _memberships(person: Person) -> dict[Kind, int]:
 
 def _counts(task: Task, name: str, belongings: Belongings) -> dict[Kind, int]:
     """How much was found that is of the user *name*."""
-    own = [key for key in task.keys.values() if key.found and key.key.bound_to == name]
+    own = [key for key in task.owned.get(name, ()) if key.found]
     return {
         "points_accounts": int(belongings.points is not None),
         "points_records": len(belongings.records),

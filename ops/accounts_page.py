@@ -30,7 +30,9 @@ class Task:
     """What is imported, and how; *day_of* gives the ISO date of Unix milliseconds."""
 
     site: Site
+    #: By their hashes, and by whom they are bound to.
     keys: dict[str, PlannedKey]
+    owned: dict[str | None, list[PlannedKey]]
     owner: str
     now_ms: int
     day_of: Callable[[int], str]

@@ -98,7 +98,7 @@ async def _wanted(page: Page, person: Person, password_hash: str, repairs: dict[
     if is_owner and profile.banned:
         repairs["owner_not_banned"] = "nobody can ban the owner"
     return _Row(
-        password_hash=NO_PASSWORD if is_owner else password_hash,
+        password_hash=password_hash,
         role=role,
         banned=bool(profile.banned) and not is_owner,
         tags=_json(profile.tags),

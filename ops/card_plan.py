@@ -63,7 +63,10 @@ def plan_keys(
     people: Iterable[Person],
     held: Mapping[str, Sequence[HeldKey]],
 ) -> dict[str, PlannedKey]:
-    """Every key by its hash: bound to one user at most, and that one is of *people*."""
+    """Every key by its hash: bound to one user at most, and that one is of *people*.
+
+    *held* are the rows of everybody, also of who does not come along.
+    """
     claims: dict[str, list[_Claim]] = defaultdict(list)
     names = set()
     for person in people:
@@ -87,16 +90,23 @@ def plan_keys(
     return planned
 
 
+def by_owner(keys: Iterable[PlannedKey]) -> dict[str | None, list[PlannedKey]]:
+    """*keys* by whom they are bound to (None: nobody who is here), each list by the hashes."""
+    owned: dict[str | None, list[PlannedKey]] = defaultdict(list)
+    for planned in sorted(keys, key=lambda each: each.key.key_hash):
+        owned[planned.key.bound_to].append(planned)
+    return dict(owned)
+
+
 def _planned(
     key: CardKey, claims: Sequence[_Claim], used: Sequence[HeldKey], names: Collection[str]
 ) -> PlannedKey:
     planned = PlannedKey(key)
     owner = _owner_of(key, claims, used, names)
-    if owner is None and key.status != "used":
-        bound_at = None
-    else:
-        bound_at = _bound_at(key, owner, claims, used)
-    status = "used" if bound_at is not None else key.status
+    # Who used it may be gone; nobody binds it again.
+    is_used = key.status == "used" or owner is not None or bool(used)
+    bound_at = _bound_at(key, owner, claims, used) if is_used else None
+    status = "used" if is_used else key.status
     planned.key = structs.replace(key, status=status, bound_to=owner, bound_at=bound_at)
     if key.key and card_keys.hash_of(key.key) != key.key_hash:
         planned.key.key = ""
@@ -135,7 +145,8 @@ def _bound_at(
 def _differences(key: CardKey, planned: CardKey) -> dict[str, str]:
     repairs = {}
     if planned.status != key.status:
-        repairs["made_used"] = f"{key.status} there, but {planned.bound_to} has bound it"
+        who = planned.bound_to or "somebody"
+        repairs["made_used"] = f"{key.status} there, but {who} has bound it"
     if planned.bound_to != key.bound_to and key.bound_to is not None:
         repairs["bound_to"] = (
             f"bound to {key.bound_to} there, here to {planned.bound_to or 'nobody'}"

@@ -53,7 +53,7 @@ def import_plays(
     if as_json:
         typer.echo(orjson.dumps(_summary(tally, dry_run=dry_run), option=orjson.OPT_INDENT_2))
     else:
-        refusals.tell(tally.refused.total())
+        refusals.tell()
         _tell(tally, dry_run=dry_run)
     if tally.refused:
         raise typer.Exit(1)

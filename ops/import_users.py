@@ -80,7 +80,7 @@ def import_users(
         summary |= {kind: books[kind].as_object() for kind in KINDS}
         typer.echo(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     else:
-        refusals.tell(books.refused)
+        refusals.tell()
         for line in _told(books, dry_run=dry_run):
             typer.echo(line)
     if books.refused:

@@ -59,6 +59,7 @@ class Refusals:
     def __init__(self, report: BinaryIO | None) -> None:
         self._report = report
         self._told: list[Refusal] = []
+        self._count = 0
 
     def add(self, refusal: Refusal) -> None:
         """One more that was not taken."""
@@ -67,6 +68,7 @@ class Refusals:
 
     def keep(self, refusal: Refusal) -> None:
         """Only for the terminal."""
+        self._count += 1
         if len(self._told) < _TOLD_MAX:
             self._told.append(refusal)
 
@@ -75,15 +77,13 @@ class Refusals:
         if self._report is not None:
             self._report.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
-    def tell(self, count: int) -> None:
-        """Some of *count* refusals, on the standard error."""
+    def tell(self) -> None:
+        """Some of the refusals, on the standard error."""
         for refusal in self._told:
             line = f"{refusal.where}: {refusal.reason}: {refusal.detail}"
             typer.echo(f"refused: {printable(line)}", err=True)
-        if count > len(self._told):
-            typer.echo(
-                f"refused: {count - len(self._told)} more; --report FILE keeps all", err=True
-            )
+        if more := self._count - len(self._told):
+            typer.echo(f"refused: {more} more; --report FILE keeps all", err=True)
 
 
 def open_source(url: str) -> Redis:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -51,6 +52,13 @@ class AccountSite:
     ledger: Ledger
     #: Of tests that look into tables: one that no operation waits for.
     pool: Pool
+    #: Do clients send an Idempotency-Key?
+    named: bool = False
+
+    def new_operation(self) -> Operation:
+        if self.named:
+            return Operation.of(ADMIN, secrets.token_hex(), b"a body", "secret")
+        return Operation.new()
 
     async def register(
         self,
@@ -66,7 +74,7 @@ class AccountSite:
         if card_key is not None:
             locks.append(card_lock(card_keys.hash_of(card_key)))
         return await self.ledger.perform(
-            operation or Operation.new(),
+            operation or self.new_operation(),
             locks,
             lambda cursor: registration.create_user(
                 cursor,
@@ -87,7 +95,7 @@ class AccountSite:
         operation: Operation | None = None,
     ) -> Membership:
         return await self.ledger.perform(
-            operation or Operation.new(),
+            operation or self.new_operation(),
             [user_lock(name), card_lock(card_keys.hash_of(plain_key))],
             lambda cursor: memberships.bind(cursor, name, plain_key, now_ms),
             Membership,
@@ -101,7 +109,7 @@ class AccountSite:
             return await redemption.redeem(cursor, name, config, now_ms)
 
         return await self.ledger.perform(
-            operation or Operation.new(), [user_lock(name)], work, CardKey
+            operation or self.new_operation(), [user_lock(name)], work, CardKey
         )
 
     async def adjust(
@@ -130,7 +138,7 @@ class AccountSite:
             await work(cursor)
             return Done()
 
-        return await self.ledger.perform(operation or Operation.new(), locks, done, Done)
+        return await self.ledger.perform(operation or self.new_operation(), locks, done, Done)
 
     # --- what tests begin with -----------------------------------------------------------
 
@@ -165,7 +173,9 @@ class AccountSite:
 
 
 @asynccontextmanager
-async def account_site(settings: Settings, *, locks: bool = True) -> AsyncIterator[AccountSite]:
+async def account_site(
+    settings: Settings, *, locks: bool = True, named: bool = False
+) -> AsyncIterator[AccountSite]:
     """A site; without *locks* the database alone decides what happens at the same moment."""
     async with (
         open_redis(settings.redis_url) as redis,
@@ -173,7 +183,7 @@ async def account_site(settings: Settings, *, locks: bool = True) -> AsyncIterat
         open_mysql(settings) as other,
     ):
         held = Locks(redis, Keys(settings.key_prefix), enabled=locks)
-        yield AccountSite(Ledger(pool, held), other)
+        yield AccountSite(Ledger(pool, held), other, named)
 
 
 async def outcome(call: Awaitable[T]) -> T | Refused:

@@ -306,6 +306,8 @@ def _draw_key(model: Model, label: str, key_type: str, source: str, now_ms: int)
 
 def _redeem(model: Model, step: Redeem, call: Call) -> Answer:
     _, _, threshold, key_type = model.config
+    if step.name not in model.users:
+        raise No("NotFound", users.UNKNOWN)
     account = model.accounts.get(step.name)
     if account is None or account[1] < threshold:
         raise refused(points.TOO_FEW)
@@ -331,8 +333,7 @@ def _adjust(model: Model, step: Adjust, call: Call) -> Answer:
 
 
 def _earn(model: Model, step: Earn, call: Call) -> Answer:
-    if step.name not in model.accounts:
-        raise refused(points.TOO_MANY)
+    _account(model, step.name)
     _earn_points(model, step.name, step.amount)
     _record(model, step.name, "earn", step.amount, "gift", None, None, None, call.now_ms)
     return ()

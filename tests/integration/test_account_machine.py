@@ -292,6 +292,7 @@ class AccountMachine(RuleBasedStateMachine):
         """What of *call* is one function of the program, and returns nothing."""
         match call.step:
             case Earn(name, amount):
+                await points.lock_account(cursor, name)
                 await points.earn(cursor, name, amount, Cause("gift"), call.now_ms)
             case Ban(name, banned):
                 await users.set_banned(cursor, name, banned=banned)

@@ -56,7 +56,8 @@ def _weather(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(name="site")
 async def _site(migrated: Settings, weather: str) -> AsyncIterator[AccountSite]:
-    async with account_site(migrated, locks=weather == "locks") as site:
+    locks, named = weather == "locks", weather == "deadlocks"
+    async with account_site(migrated, locks=locks, named=named) as site:
         yield site
         assert [] == await audit(site.pool, ADMIN)
 

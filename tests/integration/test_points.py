@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 
@@ -13,7 +12,7 @@ from shared.accounts.points import BALANCE_MAX, Cause
 from shared.connections import Cursor, Pool, transaction
 from shared.errors import NotFound, Refused
 from shared.settings import Settings
-from tests.account_site import NOW_MS, AccountSite, account_site
+from tests.account_site import NOW_MS, AccountSite, Done, account_site, outcome
 from tests.plays import rows
 from tests.sessions import until_somebody_waits
 
@@ -33,15 +32,6 @@ async def _site(migrated: Settings) -> AsyncIterator[AccountSite]:
 async def _cursor(site: AccountSite) -> AsyncIterator[Cursor]:
     async with transaction(site.pool) as cursor:
         yield cursor
-
-
-@asynccontextmanager
-async def undone(cursor: Cursor, refusal: str) -> AsyncIterator[None]:
-    """The body is refused with *refusal*, and undone as a whole transaction would be."""
-    await cursor.execute("SAVEPOINT unrefused")
-    with pytest.raises(Refused, match=refusal):
-        yield
-    await cursor.execute("ROLLBACK TO SAVEPOINT unrefused")
 
 
 async def sums(cursor: Cursor, name: str = "ann") -> tuple[int, int, int]:
@@ -74,68 +64,65 @@ async def test_a_record_says_what_the_change_had_to_do_with(cursor: Cursor) -> N
     """
     Whom, which key, which admin, and why.
     """
-    cause = Cause("理由 'quoted'", related_user="bob", card_key_id="id", admin_username="admin")
+    reason = "理由 'quoted'; -- %s %(x)s \\"
+    cause = Cause(reason, related_user="bob", card_key_id="id", admin_username="admin")
     await points.earn(cursor, "ann", 1, cause, NOW_MS)
 
     [record], _ = await points.history(cursor, "ann", 1, 10)
     told = (record.reason, record.related_user, record.card_key_id, record.admin_username)
-    assert (cause.reason, "bob", "id", "admin") == told
+    assert (reason, "bob", "id", "admin") == told
 
 
-async def test_the_last_point_can_be_spent_and_no_more(cursor: Cursor) -> None:
+#: (balance, total earned, total redeemed), a change, what it comes to or why it is refused
+CHANGES = [
+    ((300, 300, 0), ("spend", 300), (0, 300, 300)),
+    ((300, 300, 0), ("spend", 301), points.TOO_FEW),
+    ((0, 300, 300), ("spend", 1), points.TOO_FEW),
+    ((5, 0, 0), ("adjust", -5), (0, 0, 0)),
+    ((5, 0, 0), ("adjust", -6), points.DEDUCT_TOO_MUCH),
+    ((BALANCE_MAX - 1, 0, 0), ("adjust", 1), (BALANCE_MAX, 0, 0)),
+    ((BALANCE_MAX - 1, 0, 0), ("adjust", 2), points.TOO_MANY),
+    ((BALANCE_MAX - 1, 0, 0), ("earn", 1), (BALANCE_MAX, 1, 0)),
+    ((BALANCE_MAX - 1, 0, 0), ("earn", 2), points.TOO_MANY),
+    # However little is left: what was ever earned or redeemed has to fit as well.
+    ((0, BALANCE_MAX - 1, BALANCE_MAX - 1), ("earn", 1), (1, BALANCE_MAX, BALANCE_MAX - 1)),
+    ((0, BALANCE_MAX - 1, BALANCE_MAX - 1), ("earn", 2), points.TOO_MANY),
+    ((2, BALANCE_MAX, BALANCE_MAX - 1), ("spend", 1), (1, BALANCE_MAX, BALANCE_MAX)),
+    ((2, BALANCE_MAX, BALANCE_MAX - 1), ("spend", 2), points.TOO_FEW),
+]
+
+
+@pytest.mark.parametrize(("before", "change", "expected"), CHANGES)
+async def test_a_change_goes_up_to_the_limit_and_no_further(
+    site: AccountSite,
+    before: tuple[int, int, int],
+    change: tuple[str, int],
+    expected: tuple[int, int, int] | str,
+) -> None:
     """
-    A refusal takes nothing and notes nothing.
+    A refusal leaves neither other sums nor a record.
     """
-    await points.earn(cursor, "ann", 300, GIFT, NOW_MS)
-    async with undone(cursor, points.TOO_FEW):
-        await points.spend(cursor, "ann", 301, GIFT, NOW_MS)
-    await points.spend(cursor, "ann", 300, GIFT, NOW_MS)
-    async with undone(cursor, points.TOO_FEW):
-        await points.spend(cursor, "ann", 1, GIFT, NOW_MS)
+    what, amount = change
+    balance, earned, redeemed = before
+    await rows(
+        site.pool,
+        "UPDATE user_points SET balance = %s, total_earned = %s, total_redeemed = %s",
+        *(balance, earned, redeemed),
+    )
 
-    assert (0, 300, 300) == await sums(cursor)
-    assert 2 == (await points.history(cursor, "ann", 1, 10))[1]
+    def work(cursor: Cursor) -> Awaitable[None]:
+        call = {"spend": points.spend, "adjust": points.adjust, "earn": points.earn}[what]
+        return call(cursor, "ann", amount, GIFT, NOW_MS)
 
+    told = await outcome(site.run(work))
 
-async def test_an_admin_takes_what_there_is_and_no_more(cursor: Cursor) -> None:
-    """
-    Down to nothing, not below.
-    """
-    await points.adjust(cursor, "ann", 5, GIFT, NOW_MS)
-    with pytest.raises(Refused, match=points.DEDUCT_TOO_MUCH):
-        await points.adjust(cursor, "ann", -6, GIFT, NOW_MS)
-    await points.adjust(cursor, "ann", -5, GIFT, NOW_MS)
-
-    assert (0, 0, 0) == await sums(cursor)
-
-
-async def test_a_balance_never_grows_beyond_its_column(cursor: Cursor) -> None:
-    """
-    Neither by earning nor by an admin; up to the limit both may.
-    """
-    await points.earn(cursor, "ann", BALANCE_MAX - 2, GIFT, NOW_MS)
-    for change in (points.earn, points.adjust):
-        with pytest.raises(Refused, match=points.TOO_MANY):
-            await change(cursor, "ann", 3, GIFT, NOW_MS)
-    await points.earn(cursor, "ann", 1, GIFT, NOW_MS)
-    await points.adjust(cursor, "ann", 1, GIFT, NOW_MS)
-
-    assert (BALANCE_MAX, BALANCE_MAX - 1, 0) == await sums(cursor)
-
-
-async def test_what_was_ever_earned_or_redeemed_has_a_limit_too(cursor: Cursor) -> None:
-    """
-    However little is left, or the next change would not fit into the table.
-    """
-    await points.earn(cursor, "ann", BALANCE_MAX, GIFT, NOW_MS)
-    await points.spend(cursor, "ann", BALANCE_MAX, GIFT, NOW_MS)
-    with pytest.raises(Refused, match=points.TOO_MANY):
-        await points.earn(cursor, "ann", 1, GIFT, NOW_MS)
-    await points.adjust(cursor, "ann", 1, GIFT, NOW_MS)
-    with pytest.raises(Refused):
-        await points.spend(cursor, "ann", 1, GIFT, NOW_MS)
-
-    assert (1, BALANCE_MAX, BALANCE_MAX) == await sums(cursor)
+    records = await rows(site.pool, "SELECT COUNT(*) FROM points_records")
+    if isinstance(expected, str):
+        assert (expected, before) == (str(told), await sums_in(site.pool, "ann"))
+        assert [(0,)] == records
+    else:
+        assert (Done(), expected) == (told, await sums_in(site.pool, "ann"))
+        assert [(1,)] == records
 
 
 async def test_history_is_read_in_pages_newest_first(cursor: Cursor) -> None:
@@ -180,18 +167,29 @@ async def test_an_imported_account_without_a_code_gets_one(cursor: Cursor) -> No
     assert account == await points.read_account(cursor, "ann")
 
 
-async def test_nobody_has_no_account(cursor: Cursor) -> None:
+async def test_nobody_has_no_account(site: AccountSite) -> None:
     """
     No user, no points, and none are given.
     """
-    with pytest.raises(NotFound):
-        await points.lock_account(cursor, "nobody")
-    with pytest.raises(NotFound):
-        await points.adjust(cursor, "nobody", 1, GIFT, NOW_MS)
-    with pytest.raises(Refused):
-        await points.spend(cursor, "nobody", 1, GIFT, NOW_MS)
+    for work in (
+        lambda cursor: points.lock_account(cursor, "nobody"),
+        lambda cursor: points.adjust(cursor, "nobody", 1, GIFT, NOW_MS),
+        lambda cursor: points.spend(cursor, "nobody", 1, GIFT, NOW_MS),
+    ):
+        with pytest.raises(NotFound, match=users.UNKNOWN):
+            await site.run(work)
 
-    assert await points.read_account(cursor, "nobody") is None
+    assert [("ann",)] == await rows(site.pool, "SELECT username FROM user_points")
+
+
+async def test_who_has_no_account_yet_has_nothing_to_spend(site: AccountSite) -> None:
+    """
+    Which is not the same as not being there.
+    """
+    with pytest.raises(Refused, match=points.TOO_FEW):
+        await site.redeem("met")
+
+    assert [] == await rows(site.pool, "SELECT 1 FROM card_keys")
 
 
 async def test_an_account_is_not_made_for_who_is_deleted_at_that_moment(
@@ -219,12 +217,12 @@ async def test_two_who_need_the_same_account_make_one(site: AccountSite) -> None
         await until_somebody_waits(site.pool)
     await adjusting
 
-    assert (0, 0, 0) == await sums_in(site.pool)
+    assert (0, 0, 0) == await sums_in(site.pool, "met")
 
 
-async def sums_in(pool: Pool) -> tuple[int, int, int]:
+async def sums_in(pool: Pool, name: str) -> tuple[int, int, int]:
     async with transaction(pool) as cursor:
-        return await sums(cursor, "met")
+        return await sums(cursor, name)
 
 
 async def test_accounts_are_listed_in_pages_by_name(cursor: Cursor) -> None:

@@ -121,6 +121,7 @@ async def test_a_deleted_user_is_barred_and_everything_of_theirs_is_gone(cursor:
 
     assert {"ann": "deleted"} == await users.read_barred(cursor)
     assert "deleted" == await users.barred_reason(cursor, "ann")
+    assert await users.barred_reason(cursor, "bob") is None
     assert ([], None) == (await names(cursor), await points.read_account(cursor, "ann"))
     assert ([], 0) == await points.history(cursor, "ann", 1, 10)
     assert await memberships.read(cursor, "ann", NOW_MS) is None
