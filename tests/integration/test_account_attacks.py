@@ -14,6 +14,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
+from api import gate
 from shared.accounts import passwords
 from shared.accounts.card_keys import hash_of
 from shared.cookies import sign, signature_of
@@ -139,9 +140,12 @@ async def test_logins_do_not_leak_from_one_caller_to_another(site: People) -> No
 
 
 async def test_a_login_counts_wherever_it_stands_and_long_ones_are_not_remembered(
-    site: People,
+    site: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy may split cookies into several headers; nobody fills the front with long ones."""
+    """A proxy may split cookies into several headers; nobody fills the front with long ones.
+
+    Nor with many.
+    """
     cookie = site.front.cookie("ann")["cookie"]
     for others in ([cookie, "theme=dark"], ["theme=dark", cookie], [cookie, "x=" + "y" * 5_000]):
         given = [("cookie", each) for each in others]
@@ -149,6 +153,10 @@ async def test_a_login_counts_wherever_it_stands_and_long_ones_are_not_remembere
         assert 200 == answer.status_code
 
     assert 2 == len(site.front.site.gate._known)
+    monkeypatch.setattr(gate, "_REMEMBERED_MAX", 3)
+    for number in range(4):
+        assert await Caller(site.front, cookie=f"{cookie}; n={number}").is_in()
+    assert 3 >= len(site.front.site.gate._known)
 
 
 # --- somebody else's name ----------------------------------------------------------------
