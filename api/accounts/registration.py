@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -92,16 +94,33 @@ async def post_register(request: AnyRequest) -> Response[bytes]:
     if not policy.allow_register:
         raise Denied("管理员已关闭用户注册功能", 403)
     _check(site, policy, asked)
-    was_deleted = await prepare_name(site, asked.username)
-    new = NewUser(username=asked.username, password_hash=await passwords.hashed(asked.password))
-    created = await _create(request, policy, new, asked, body)
-    user = await _registered(site, new, asked.password)
+    async with _counted(request, asked.username):
+        was_deleted = await prepare_name(site, asked.username)
+        new = NewUser(username=asked.username, password_hash=await passwords.hashed(asked.password))
+        created = await _create(request, policy, new, asked, body)
+        user = await _registered(site, new, asked.password)
     if was_deleted:
         await tell_standing(site, user.username)
     token = await begin_session(site, user)
     response = reply(Registered(created.membership))
     log_in(response, site, user.username, "user", token)
     return response
+
+
+@asynccontextmanager
+async def _counted(request: AnyRequest, username: str) -> AsyncIterator[None]:
+    """Limit, as failed logins are, registrations that may be sent again: they log in.
+
+    Who knows the Idempotency-Key of one could else try passwords on it without end. Raises
+    `TooManyAttempts` or `StoreDown`.
+    """
+    if "idempotency-key" not in request.headers:
+        yield
+        return
+    attempts, address = site_of(request).attempts, address_of(request)
+    await attempts.begin(username, address)
+    yield
+    await attempts.succeeded(username, address)
 
 
 async def _registered(site: Site, new: NewUser, password: str) -> StoredUser:
@@ -197,7 +216,7 @@ _TAG = "registration"
 DESCRIBED = {
     ("/api/register/config", "get"): Described(_TAG, RegistrationConfig, errors=(503,)),
     ("/api/register", "post"): Described(
-        _TAG, Registered, RegisterRequest, errors=(400, 401, 403, 409, 413, 503), once=True
+        _TAG, Registered, RegisterRequest, errors=(400, 401, 403, 409, 413, 429, 503), once=True
     ),
     ("/api/change-password", "post"): Described(
         _TAG, Ok, ChangePasswordRequest, errors=(400, 403, 409, 413, 503), login=True, once=True

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 SESSION_S = 86_400
 #: A session in use is prolonged at most once in this time: reads should not all be writes.
 PROLONG_MS = 60_000
+#: Of one user: a further one ends the oldest, so that nobody fills Redis with logins.
+SESSIONS_MAX = 100
 #: What `secrets.token_urlsafe` makes of 32 bytes; nothing longer is looked up.
 TOKEN_MAX = 43
 
@@ -45,7 +47,9 @@ class Sessions:
                 pipe.zadd(index, {session_id: now + SESSION_S * 1000})
                 pipe.zremrangebyscore(index, "-inf", now)
                 pipe.expire(index, SESSION_S)
-                await pipe.execute()
+                pipe.zrange(index, 0, -SESSIONS_MAX - 1)
+                *_, surplus = await pipe.execute()
+        await self._end([each.decode() for each in surplus], index)
         return token
 
     async def username_of(self, token: str) -> str | None:
@@ -94,9 +98,13 @@ class Sessions:
         kept = None if but is None else _id_of(but)
         with redis_errors():
             found = [each.decode() for each in await self.redis.zrange(index, 0, -1)]
-            ids = [session_id for session_id in found if session_id != kept]
-            if not ids:
-                return 0
+        return await self._end([each for each in found if each != kept], index)
+
+    async def _end(self, ids: list[str], index: str) -> int:
+        """End these sessions, which are in the set *index*; how many there were."""
+        if not ids:
+            return 0
+        with redis_errors():
             async with self.redis.pipeline(transaction=True) as pipe:
                 pipe.delete(*map(self.keys.session, ids))
                 # By name: a session that begins meanwhile stays in the set.

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from enum import Enum
+from weakref import WeakSet
 
 from tests.faults.tcp_proxy import Link
 
 _HEADER_BYTES = 4
 _COM_QUERY = b"\x03"
-_COMMIT = b"COMMIT"
+_BEGIN, _COMMIT = b"BEGIN", b"COMMIT"
 
 
 async def packets(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
@@ -48,15 +49,22 @@ class CommitLoss(Enum):
 
 
 class CommitKiller:
-    """Loses the connections of the next *times* commits at the moment *loss* says."""
+    """Loses the connections of the next *times* commits at the moment *loss* says.
+
+    The driver commits too when it has opened a connection: only what follows a BEGIN counts.
+    """
 
     def __init__(self, loss: CommitLoss, times: int = 1) -> None:
         self._loss = loss
         self._times = times
+        self._begun: WeakSet[Link] = WeakSet()
         self.lost = 0
 
     async def __call__(self, link: Link, packet: bytes) -> bool:
-        if self.lost >= self._times or statement_of(packet) != _COMMIT:
+        statement = statement_of(packet)
+        if statement == _BEGIN:
+            self._begun.add(link)
+        if self.lost >= self._times or statement != _COMMIT or link not in self._begun:
             return False
         self.lost += 1
         await link.stop_answers()

@@ -18,7 +18,7 @@ CHUNK_BYTES = 65_536
 Split = Callable[[asyncio.StreamReader], AsyncIterator[bytes]]
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Link:
     """One client's connection and the one made to the server for it."""
 

@@ -14,6 +14,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
+from api import gate
 from shared.accounts import passwords
 from shared.accounts.card_keys import hash_of
 from shared.cookies import sign, signature_of
@@ -136,6 +137,26 @@ async def test_logins_do_not_leak_from_one_caller_to_another(site: People) -> No
         assert not await mixed.is_in()
         assert not await Caller(site.front, cookie=cookie[:-1]).is_in()
         assert not await site.stranger.is_in()
+
+
+async def test_a_login_counts_wherever_it_stands_and_long_ones_are_not_remembered(
+    site: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy may split cookies into several headers; nobody fills the front with long ones.
+
+    Nor with many.
+    """
+    cookie = site.front.cookie("ann")["cookie"]
+    for others in ([cookie, "theme=dark"], ["theme=dark", cookie], [cookie, "x=" + "y" * 5_000]):
+        given = [("cookie", each) for each in others]
+        answer = await site.stranger.client.get("/api/points/balance", headers=given)
+        assert 200 == answer.status_code
+
+    assert 2 == len(site.front.site.gate._known)
+    monkeypatch.setattr(gate, "_REMEMBERED_MAX", 3)
+    for number in range(4):
+        assert await Caller(site.front, cookie=f"{cookie}; n={number}").is_in()
+    assert 3 >= len(site.front.site.gate._known)
 
 
 # --- somebody else's name ----------------------------------------------------------------
@@ -299,6 +320,25 @@ async def test_two_hundred_guesses_at_once_are_ten(migrated: Settings, redis: Re
         assert LIMITED == error_of(await site.stranger.log_in("cat"))
         elsewhere = Caller(site.front, address="203.0.113.9")
         assert (200, {"ok": True}) == await elsewhere.log_in("cat")
+
+
+async def test_a_registration_sent_again_is_no_way_to_try_passwords(migrated: Settings) -> None:
+    """Who knows its Idempotency-Key gets as many guesses as at the login, and these are one."""
+    async with people(migrated) as site:
+        body = {"username": "newbie", "password": PASSWORD, "confirmPassword": PASSWORD}
+        assert 200 == (await site.stranger.post("/api/register", body, idempotency_key="k"))[0]
+        assert 200 == (await site.stranger.post("/api/register", body, idempotency_key="k"))[0]
+        wrong = {**body, "password": "another", "confirmPassword": "another"}
+        guesses = [wrong] * 29 + [body]
+        thief = Caller(site.front)
+        answers = await asyncio.gather(
+            *(thief.post("/api/register", guess, idempotency_key="k") for guess in guesses)
+        )
+
+        assert [409] * 10 + [429] * 20 == sorted(status for status, _ in answers)
+        assert LIMITED == error_of(await thief.log_in("newbie"))
+        elsewhere = Caller(site.front, address="203.0.113.9")
+        assert (200, {"ok": True}) == await elsewhere.log_in("newbie")
 
 
 async def test_an_address_has_a_limit_of_its_own(migrated: Settings) -> None:

@@ -246,6 +246,19 @@ async def test_a_session_counts_on_every_front_and_ends_on_every_front(
         assert not await again.is_in()
 
 
+async def test_a_user_has_so_many_sessions_and_no_more(
+    site: People, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis holds what everybody plays: nobody may fill it with logins. The oldest ends."""
+    monkeypatch.setattr(sessions, "SESSIONS_MAX", 2)
+    first, second, third = [await logged_in(site) for _ in range(3)]
+    other = await logged_in(site, "admin", "secret")
+
+    assert [False, True, True] == [await caller.is_in() for caller in (first, second, third)]
+    assert await other.is_in()
+    assert 3 == len(await session_keys(site, redis))
+
+
 async def test_every_index_entry_is_a_session(site: People, redis: Redis) -> None:
     """Ended sessions leave nothing in the set of the user's."""
     first, second = await logged_in(site), await logged_in(site)
