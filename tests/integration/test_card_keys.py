@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import string
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 
 from ops.audit import audit
-from shared.accounts import card_keys
+from shared.accounts import card_keys, memberships
 from shared.accounts.card_keys import BATCH_MAX, DAYS, CardKey, Filter, KeyType, hash_of, new_keys
 from shared.connections import transaction
 from shared.errors import InvalidField, NotFound, Refused
@@ -19,6 +20,7 @@ from shared.settings import Settings
 from shared.times import DAY_MS
 from tests.account_site import ADMIN, NOW_MS, AccountSite, account_site
 from tests.plays import rows
+from tests.sessions import until_somebody_waits
 
 WEEK_MS = 7 * DAY_MS
 
@@ -181,6 +183,23 @@ async def test_a_used_key_cannot_be_deleted(site: AccountSite) -> None:
             await card_keys.delete_unused(cursor, key.key_hash)
         with pytest.raises(NotFound, match=card_keys.UNKNOWN):
             await card_keys.delete_unused(cursor, hash_of("nosuchkey"))
+
+    assert {key.key: "used"} == await statuses(site)
+
+
+async def test_a_key_that_is_bound_at_that_moment_is_not_deleted(site: AccountSite) -> None:
+    """
+    Who deletes it waits for the bind, and is told; the membership keeps its key.
+    """
+    [key] = await site.make_keys(1)
+    async with transaction(site.pool) as cursor:
+        await memberships.bind(cursor, "ann", key.key, NOW_MS)
+        deleting = asyncio.create_task(
+            site.run(lambda cursor: card_keys.delete_unused(cursor, key.key_hash))
+        )
+        await until_somebody_waits(site.pool)
+    with pytest.raises(Refused, match=card_keys.BOUND):
+        await deleting
 
     assert {key.key: "used"} == await statuses(site)
 
