@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request
-from shared.accounts.addresses import client_address
 
 from api.site import site_of
+from shared.accounts.addresses import client_address
 
 
 def address_of(request: Request[Any, Any, Any]) -> str | None:

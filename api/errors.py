@@ -52,6 +52,10 @@ class TooLarge(MoonwakeError):
     """The body is longer than any record."""
 
 
+class Disconnected(Exception):
+    """The client went away in the middle of its body."""
+
+
 class ErrorBody(msgspec.Struct, omit_defaults=True):
     """What every error but a missing login says; *field* and *allowed* name a broken rule."""
 
@@ -152,6 +156,7 @@ _TELLING: tuple[tuple[type[Exception], Callable[[Any], Answer]], ...] = (
     (Conflict, _with(409)),
     (Refused, _with(400)),
     (TooLarge, _with(413)),
+    (Disconnected, _with(499)),  # for the figures: nobody hears it
     (TooManyAttempts, _too_many),
     (Unavailable, _unavailable),
     (HTTPException, _http),

@@ -33,15 +33,11 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """A user who is logged in, the shard of their events and the keys of their records.
-
-    *token* is that of their session; None where LunaTV's cookie told who they are.
-    """
+    """A user who is logged in, the shard of their events and the keys of their records."""
 
     username: str
     shard: int
     keys: UserKeys
-    token: str | None = None
 
 
 class Gate:
@@ -75,11 +71,11 @@ class Gate:
             raise Denied(_BARRED[reason])
         return visitor
 
-    def visitor_named(self, username: str, token: str | None = None) -> Visitor:
+    def visitor_named(self, username: str) -> Visitor:
         """The visitor of this name, whoever asks. Raises `InvalidField`."""
         check_name(username, "username", USER_MAX, "Invalid user name")
         shard = shard_of(username, self._shards)
-        return Visitor(username, shard, self._keys.play_records(shard, username), token)
+        return Visitor(username, shard, self._keys.play_records(shard, username))
 
     def forget(self, headers: Headers) -> None:
         """Believe nothing of these *headers* any more: their session was ended."""
@@ -102,7 +98,7 @@ class Gate:
         if username is None:
             raise Unauthorized
         until_s = monotonic() + SESSION_TRUST_S
-        return self._remember(carried, self.visitor_named(username, token), until_s)
+        return self._remember(carried, self.visitor_named(username), until_s)
 
     def _remember(self, carried: bytes, visitor: Visitor, until_s: float) -> tuple[Visitor, float]:
         known = (visitor, until_s)

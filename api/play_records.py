@@ -17,9 +17,9 @@ from litestar import Request, Response, delete, get, post, route
 from litestar.types import ASGIApp
 from msgspec import Meta, Raw, Struct
 
-from api.asgi import Disconnected, Receive, Scope, Send, read_body
+from api.asgi import Receive, Scope, Send, read_body
 from api.described import Described, Query
-from api.errors import NO_STORE, Answer, answer_of, response_of
+from api.errors import NO_STORE, Answer, Disconnected, answer_of, response_of
 from api.gate import Visitor
 from api.site import Site, site_of
 from shared import events

@@ -10,8 +10,6 @@ from typing import Any
 
 from litestar import Request
 from redis.asyncio import Redis
-from shared.accounts.attempts import Attempts
-from shared.accounts.locks import Locks
 
 from api import queries
 from api.background import BackgroundTask
@@ -19,9 +17,14 @@ from api.backpressure import Backpressure
 from api.gate import Gate
 from api.group_commit import GroupCommit
 from api.reads import Reads
+from api.recent import Recent
 from api.requests import RequestFigures
+from shared.accounts import invitations
+from shared.accounts.attempts import Attempts
 from shared.accounts.bars import Bars
+from shared.accounts.invitations import InvitationConfig
 from shared.accounts.ledger import Ledger
+from shared.accounts.locks import Locks
 from shared.accounts.sessions import Sessions
 from shared.appends import AppendConnection
 from shared.connections import Pool, open_mysql, open_redis
@@ -32,6 +35,7 @@ from shared.streams import Append
 from shared.witness import Witness
 
 STREAM = "plays"
+CONFIG_TTL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class Site:
     sessions: Sessions
     bars: Bars
     attempts: Attempts
+    #: What an invitation gives and a card key costs; a change counts on all fronts in a second.
+    invitation_config: Recent[InvitationConfig]
 
     async def append(self, event: Append) -> None:
         """Return once Redis holds *event*. Raises `Closed` or `AppendRefused`."""
@@ -97,6 +103,9 @@ async def open_site(settings: Settings) -> AsyncIterator[Site]:
             sessions=sessions,
             bars=bars,
             attempts=Attempts(redis, keys, settings),
+            invitation_config=Recent(
+                partial(queries.select, pool, invitations.read_config), CONFIG_TTL_S
+            ),
         )
         await site.backpressure.look()
         await bars.look()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from msgspec import structs
@@ -22,7 +21,7 @@ from ops.card_plan import (
 from ops.importing import Refusal
 from ops.lunatv_people import Person
 from ops.lunatv_values import CardKey, HeldKey, Membership, is_hash
-from shared.times import datetime_of, ms_of
+from shared.times import datetime_text, ms_of
 
 _KEYS = """
 SELECT key_hash, plain_key, key_type, status, source, created_at, expires_at, bound_to, bound_at
@@ -211,8 +210,8 @@ async def _with_own_key(
 async def _bring_membership(
     page: Page, username: str, membership: Membership, holdings: Holdings
 ) -> None:
-    until = datetime_of(membership.expires_at)
-    values = (username, membership.bound_key, datetime_of(membership.bound_at or 0), until)
+    until = datetime_text(membership.expires_at)
+    values = (username, membership.bound_key, datetime_text(membership.bound_at or 0), until)
     await page.write(_INSERT_MEMBERSHIP, values)
     if membership.bound_key in holdings.ids:  # the row was here before
         await page.write(_EXTEND_ROW, (until, username, membership.bound_key))
@@ -272,20 +271,20 @@ def _key_of(row: Sequence[Any]) -> CardKey:
     )
 
 
-def _time(ms: int | None) -> datetime | None:
-    return None if ms is None else datetime_of(ms)
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else datetime_text(ms)
 
 
 def _key_row(key: CardKey) -> tuple[Any, ...]:
     return (
-        *(key.key, key.key_type, key.status, key.source, datetime_of(key.created_at)),
-        *(datetime_of(key.expires_at), key.bound_to, _time(key.bound_at), key.key_hash),
+        *(key.key, key.key_type, key.status, key.source, datetime_text(key.created_at)),
+        *(datetime_text(key.expires_at), key.bound_to, _time(key.bound_at), key.key_hash),
     )
 
 
 def _held_row(row: HeldKey) -> tuple[Any, ...]:
     return (
         *(row.id, row.key_hash, row.username, row.type, row.status, row.source),
-        *(datetime_of(row.created_at), datetime_of(row.expires_at), _time(row.used_at)),
+        *(datetime_text(row.created_at), datetime_text(row.expires_at), _time(row.used_at)),
         *(row.used_by, row.notes),
     )

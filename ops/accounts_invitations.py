@@ -13,7 +13,7 @@ from ops.lunatv_values import Invitation, IpReward
 from shared.accounts import admin_config, invitations
 from shared.accounts.addresses import client_address, reward_unit
 from shared.accounts.invitations import InvitationConfig
-from shared.times import datetime_of, ms_of
+from shared.times import datetime_text, ms_of
 
 _REWARD = "id, ip_address, inviter, invitee, reward_time"
 _INSERT_REWARD = """
@@ -87,7 +87,7 @@ async def _rewards(page: Page, column: str, values: Iterable[str]) -> list[IpRew
 
 
 def _reward_row(reward: IpReward) -> Sequence[Any]:
-    at = datetime_of(reward.reward_time)
+    at = datetime_text(reward.reward_time)
     return reward.ip_address, reward.id, reward.inviter, reward.invitee, at
 
 
@@ -136,7 +136,7 @@ async def _invitation_row(
             break
     if at_ms is not None and not await _earned(page, inviter, invitee):
         at_ms = None
-    times = (None if at_ms is None else datetime_of(at_ms), datetime_of(invitation.created_at))
+    times = (None if at_ms is None else datetime_text(at_ms), datetime_text(invitation.created_at))
     code = invitation.invitation_code
     return invitation.id, inviter, invitee, code, shown_address, at_ms is not None, *times
 

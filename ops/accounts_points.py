@@ -12,7 +12,7 @@ from ops.importing import Refusal
 from ops.lunatv_belongings import Belongings
 from ops.lunatv_values import PointsRecord
 from ops.points_plan import PlannedPoints, plan_points
-from shared.times import datetime_of
+from shared.times import datetime_text
 
 _ACCOUNT = """
 SELECT invitation_code, balance, total_earned, total_redeemed
@@ -112,7 +112,7 @@ async def _write(
     if not changes and not points.records:
         return
     updated_ms = account.updated_at if account is not None else None
-    updated_at = datetime_of(page.task.now_ms if updated_ms is None else updated_ms)
+    updated_at = datetime_text(page.task.now_ms if updated_ms is None else updated_ms)
     statement = _OPEN if here is None else _FILL
     await page.write(statement, (code, *figures, updated_at, username))
     rows = [_row(username, record) for record in (*points.opening, *points.records)]
@@ -158,5 +158,5 @@ def _row(username: str, record: PointsRecord) -> Sequence[Any]:
     return (
         *(record.id, username, record.type, record.amount, record.reason),
         *(record.related_user, record.card_key_id, record.admin_username),
-        datetime_of(record.created_at),
+        datetime_text(record.created_at),
     )

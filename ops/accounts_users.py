@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, replace
-from datetime import datetime
 from typing import Any
 
 import orjson
@@ -13,7 +12,7 @@ from ops.accounts_page import Page
 from ops.lunatv_people import Person
 from ops.lunatv_values import LoginStats
 from shared.accounts.users import NO_PASSWORD, Role
-from shared.times import datetime_of
+from shared.times import datetime_text
 
 _FIND = """
 SELECT password_hash, role, banned, tags, enabled_apis, oidc_sub, tvbox_token,
@@ -53,7 +52,7 @@ class _Row:
     oidc_sub: str | None
     tvbox_token: str | None = field(repr=False)
     show_adult_content: bool
-    created_at: datetime
+    created_at: str  # a DATETIME(3)
 
     @property
     def is_met(self) -> bool:
@@ -107,7 +106,7 @@ async def _wanted(page: Page, person: Person, password_hash: str, repairs: dict[
         oidc_sub=await _free_subject(page, person, repairs),
         tvbox_token=profile.tvbox_token,
         show_adult_content=bool(profile.show_adult_content),
-        created_at=datetime_of(
+        created_at=datetime_text(
             page.task.now_ms if profile.created_at is None else profile.created_at
         ),
     )
@@ -159,8 +158,8 @@ async def bring_logins(page: Page, username: str, logins: LoginStats | None) -> 
     page.books.settle("login_stats", "created")
 
 
-def _time(ms: int | None) -> datetime | None:
-    return datetime_of(ms) if ms else None  # 0 is how the site says never
+def _time(ms: int | None) -> str | None:
+    return datetime_text(ms) if ms else None  # 0 is how the site says never
 
 
 def _json(names: Sequence[str] | None) -> str:

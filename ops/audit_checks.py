@@ -343,11 +343,13 @@ WHERE b.reason = 'banned' AND NOT u.banned <=> TRUE
         "deleted-user-is-there",
         """
 SELECT u.username, u.role, u.created_at
-FROM barred_users b JOIN users u ON u.username = b.username WHERE b.reason = 'deleted'
+FROM barred_users b JOIN users u ON u.username = b.username
+WHERE b.reason = 'deleted' AND u.password_hash <> '!'
 """,
         "{0} ({1}), since {2}",
-        "A user was deleted and is there again, though nobody with this name can come in: mostly"
-        " a player's last positions, which came after the deletion.",
+        # Without a password it is what a player's last positions left: workers remove that.
+        "A user was deleted and is there again with a password, though nobody with this name can"
+        " come in.",
         "`moonwake users delete NAME` once more; or, if they are wanted, `moonwake users unban"
         " NAME`.",
     ),

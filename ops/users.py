@@ -89,8 +89,9 @@ def add(
         _check_new_name(deps, name)
         new = NewUser(username=name, password_hash=await passwords.hashed(password), role=role)
         async with reading(deps.pool) as cursor:
-            was_barred = await users.is_barred(cursor, name)
-        if was_barred:  # a deleted user's: nobody is to find what they played
+            was_deleted = await users.barred_reason(cursor, name) == "deleted"
+        if was_deleted:  # nobody is to meet what is left of the former user of this name
+            await accounts.sessions_of(deps).end_all(name)
             await accounts.clear_played(deps, name)
         now = now_ms()
         await changed(
@@ -99,7 +100,7 @@ def add(
             lambda cursor: registration.create_user(cursor, new, now),
             Created,
         )
-        if was_barred:
+        if was_deleted:
             await told(accounts.bars_of(deps).lift(name))
 
     accounts.run(work)

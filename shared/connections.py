@@ -26,9 +26,11 @@ __all__ = [
     "Dialect",
     "MySQLError",
     "Pool",
+    "Statement",
     "connected",
     "dialect_of",
     "exchange",
+    "execute_together",
     "mysql_errors",
     "open_mysql",
     "open_redis",
@@ -298,6 +300,22 @@ def redis_errors() -> Iterator[None]:
 def is_reset(error: BaseException) -> bool:
     """Does *error* say that a connection was reset before it could be used?"""
     return isinstance(error, RuntimeError) and str(error).startswith(_RESET)
+
+
+#: SQL and its values.
+Statement = tuple[str, Sequence[Any]]
+
+
+async def execute_together(cursor: Cursor, *statements: Statement) -> list[int]:
+    """Execute *statements* in one round trip: how many rows each of them changed.
+
+    The first that fails ends it, with the driver's error; those before it are done.
+    """
+    await cursor.execute(";".join(cursor.mogrify(text, values) for text, values in statements))
+    changed = [rows_changed(cursor)]
+    while await cursor.nextset():
+        changed.append(rows_changed(cursor))
+    return changed
 
 
 def rows_changed(cursor: Cursor) -> int:

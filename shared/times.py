@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_MS = 86_400_000
@@ -19,6 +20,14 @@ def ms_of(moment: datetime) -> int:
     return (moment.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 
 
-def datetime_of(ms: int) -> datetime:
-    """Unix milliseconds as a DATETIME(3) in UTC takes them."""
-    return (_EPOCH + timedelta(milliseconds=ms)).replace(tzinfo=None)
+def datetime_text(ms: int) -> str:
+    """Unix milliseconds as a DATETIME(3) in UTC takes them.
+
+    As text: the driver takes eight times as long to write a datetime.
+    """
+    return f"{_second_text(ms // 1000)}.{ms % 1000:03d}"
+
+
+@lru_cache(maxsize=10_000)
+def _second_text(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%d %H:%M:%S")

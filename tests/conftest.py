@@ -36,6 +36,10 @@ FOLDERS = {
 hypothesis.settings.register_profile(
     "moonwake", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
+# For a night: `pytest --hypothesis-profile=thorough`.
+hypothesis.settings.register_profile(
+    "thorough", hypothesis.settings.get_profile("moonwake"), max_examples=2_000
+)
 hypothesis.settings.load_profile("moonwake")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import orjson
@@ -13,6 +14,11 @@ AT = 1_700_000_000_000
 DAY = 86_400_000
 OWNER = "admin"
 TYPES = {"week": 7, "month": 30, "quarter": 90, "year": 365}
+
+
+def moment(ms: int) -> datetime:
+    """What a DATETIME(3) is read as."""
+    return datetime(1970, 1, 1) + timedelta(milliseconds=ms)  # noqa: DTZ001 -- as the driver does
 
 
 def sha256(text: str) -> str:

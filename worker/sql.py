@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import cache, lru_cache
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -26,7 +25,6 @@ ROWS_PER_STATEMENT = 2_000
 BYTES_PER_STATEMENT = 4_000_000
 #: Rows made before other tasks of the process get their turn.
 _ROWS_PER_TURN = 100
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Row = Sequence[Any]
 Literal = Callable[[Any], str]
@@ -61,16 +59,6 @@ def _json(values: Sequence[Any]) -> bytes | None:
     except TypeError:
         return None
     return None if b"\\u" in text or b"\\f" in text else text
-
-
-def datetime_text(ms: int) -> str:
-    """Unix milliseconds as a DATETIME(3) in UTC."""
-    return f"{_second_text(ms // 1000)}.{ms % 1000:03d}"
-
-
-@lru_cache(maxsize=10_000)
-def _second_text(second: int) -> str:
-    return (_EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%d %H:%M:%S")
 
 
 async def _texts(literal: Literal, rows: Iterable[Row]) -> AsyncIterator[bytes]:

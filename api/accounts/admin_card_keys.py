@@ -188,7 +188,7 @@ async def post_system_mode(request: AnyRequest) -> Response[bytes]:
         key_type_of(asked.promotion_card_key_type, "promotionCardKeyType")
 
     def edit(config: Document) -> None:
-        section = config.setdefault("CardKeyConfig", {})
+        section = admin_config.editable(config, "CardKeyConfig")
         section.update({name: value for name, value in msgspec.to_builtins(asked).items() if value})
 
     async def change(cursor: Cursor) -> SystemMode:

@@ -128,8 +128,10 @@ async def put_config(request: AnyRequest) -> Response[bytes]:
         return InvitationConfigReply(config)
 
     operation = operation_of(request, admin.username, body)
-    ledger = site_of(request).ledger
-    return reply(await ledger.perform(operation, [], change, InvitationConfigReply))
+    site = site_of(request)
+    done = await site.ledger.perform(operation, [], change, InvitationConfigReply)
+    site.invitation_config.forget()
+    return reply(done)
 
 
 ROUTES = (post_adjust, get_accounts, get_user_history, get_config, put_config)

@@ -11,25 +11,20 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
-import structlog
 from litestar import Request, Response, post
 
-from api.accounts.registration import prepare_name
 from api.accounts.replies import Ok, reply
+from api.accounts.standings import prepare_name, tell_standing
 from api.bodies import check_username, one_of, operation_of, read_json
 from api.described import Described
 from api.errors import Denied
 from api.members import Member, admin_of, role_of
-from api.play_records import clear_of
-from api.queries import select
 from api.site import Site, site_of
 from shared.accounts import groups, passwords, registration, users
 from shared.accounts.users import NewUser, Role
 from shared.connections import Cursor
-from shared.errors import InvalidField, NotFound, Refused, Unavailable
+from shared.errors import InvalidField, NotFound, Refused
 from shared.times import now_ms
-
-log = structlog.get_logger()
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -71,10 +66,18 @@ class Call:
     asked: UserRequest
     body: bytes
 
-    async def change(self, work: Callable[[Cursor], Awaitable[None]]) -> None:
-        """Make the change *work*, once."""
+    async def change(
+        self, work: Callable[[Cursor], Awaitable[None]], *names: str, themselves: bool = False
+    ) -> None:
+        """Make the change *work* to the users of these *names*, once.
+
+        Raises what forbids it, and that only where it was not made before: afterwards there
+        may be nobody left whom it was about. *themselves*: they may be the admin.
+        """
 
         async def done(cursor: Cursor) -> Ok:
+            for name in names:
+                await _check_rank(cursor, self, name, themselves=themselves)
             await work(cursor)
             return Ok()
 
@@ -96,18 +99,17 @@ async def post_user(request: AnyRequest) -> Response[bytes]:
 # --- who may ----------------------------------------------------------------------
 
 
-async def _target(call: Call, *, themselves: bool = False) -> str:
-    """The user the call is about, whom the admin may manage. Raises what forbids it."""
-    name = check_username(call.asked.target_username, "targetUsername", _NO_TARGET)
-    await _check_rank(call, name, themselves=themselves)
-    return name
+def _target(call: Call) -> str:
+    """The user the call is about. Raises `InvalidField`."""
+    return check_username(call.asked.target_username, "targetUsername", _NO_TARGET)
 
 
-async def _check_rank(call: Call, name: str, *, themselves: bool) -> None:
-    user = await select(call.site.pool, lambda cursor: users.find(cursor, name))
-    if user is None:
-        raise NotFound("目标用户不存在")
-    role = role_of(call.site, user)
+async def _check_rank(cursor: Cursor, call: Call, name: str, *, themselves: bool) -> None:
+    """Raise what forbids the admin to manage *name*, whose role stays until this is done."""
+    try:
+        role = role_of(call.site, await users.lock(cursor, name))
+    except NotFound:
+        raise NotFound("目标用户不存在") from None
     if name == call.admin.username:
         if not themselves:
             raise Refused("不能对自己进行此操作")
@@ -132,7 +134,7 @@ async def _add(call: Call) -> None:
     if asked.target_username.lower() == call.site.settings.username.lower():
         raise Refused("用户已存在")
     users.check_new_name(asked.target_username)
-    tags = [asked.user_group] if asked.user_group else []
+    tags = _listed([asked.user_group] if asked.user_group else [])
     new = NewUser(
         username=asked.target_username,
         password_hash=await passwords.hashed(asked.target_password),
@@ -142,29 +144,30 @@ async def _add(call: Call) -> None:
     async def add(cursor: Cursor) -> None:
         await registration.create_user(cursor, new, now)
 
-    was_barred = await prepare_name(call.site, new.username)
+    was_deleted = await prepare_name(call.site, new.username)
     await call.change(add)
-    if was_barred:
-        await _told(call.site.bars.lift(new.username))
+    if was_deleted:
+        await tell_standing(call.site, new.username)
+
+
+async def _set_banned(call: Call, *, banned: bool) -> None:
+    name = _target(call)
+    await call.change(lambda cursor: users.set_banned(cursor, name, banned=banned), name)
+    await tell_standing(call.site, name)
 
 
 async def _ban(call: Call) -> None:
-    name = await _target(call)
-    await call.change(lambda cursor: users.set_banned(cursor, name, banned=True))
-    await _told(call.site.bars.bar(name, "banned"))
-    await _told(call.site.sessions.end_all(name))
+    await _set_banned(call, banned=True)
 
 
 async def _unban(call: Call) -> None:
-    name = await _target(call)
-    await call.change(lambda cursor: users.set_banned(cursor, name, banned=False))
-    await _told(call.site.bars.lift(name))
+    await _set_banned(call, banned=False)
 
 
 async def _set_role(call: Call, role: Role) -> None:
     _check_owner(call)
-    name = await _target(call)
-    await call.change(lambda cursor: users.set_role(cursor, name, role))
+    name = _target(call)
+    await call.change(lambda cursor: users.set_role(cursor, name, role), name)
 
 
 async def _set_admin(call: Call) -> None:
@@ -176,41 +179,35 @@ async def _cancel_admin(call: Call) -> None:
 
 
 async def _change_password(call: Call) -> None:
-    name = await _target(call, themselves=True)
+    name = _target(call)
     if name == call.site.settings.username:
         raise Denied
     if not call.asked.target_password:
         raise InvalidField("缺少新密码", "targetPassword", "a new password")
     new_hash = await passwords.hashed(call.asked.target_password)
-    await call.change(lambda cursor: users.set_password(cursor, name, new_hash))
+    await call.change(
+        lambda cursor: registration.give_password(cursor, name, new_hash), name, themselves=True
+    )
     # Not only told: an old session must not outlive its password unnoticed.
     await call.site.sessions.end_all(name)
 
 
 async def _delete(call: Call) -> None:
-    name = await _target(call)
-    await call.change(lambda cursor: users.delete(cursor, name))
-    await _told(call.site.bars.bar(name, "deleted"))
-    await _told(call.site.sessions.end_all(name))
-    await _told(call.site.append(clear_of(call.site.gate.visitor_named(name))))
-
-
-async def _told(telling: Awaitable[object]) -> None:
-    """Let Redis know of what is done. Fronts look at MySQL themselves every few seconds."""
-    try:
-        await telling
-    except Unavailable as error:
-        log.warning("redis_not_told", error=str(error))
+    name = _target(call)
+    await call.change(lambda cursor: users.delete(cursor, name), name)
+    await tell_standing(call.site, name)
 
 
 async def _update_apis(call: Call) -> None:
-    name, apis = await _target(call, themselves=True), _listed(call.asked.enabled_apis)
-    await call.change(lambda cursor: users.set_enabled_apis(cursor, name, apis))
+    name, apis = _target(call), _listed(call.asked.enabled_apis)
+    await call.change(
+        lambda cursor: users.set_enabled_apis(cursor, name, apis), name, themselves=True
+    )
 
 
 async def _update_groups(call: Call) -> None:
-    name, tags = await _target(call, themselves=True), _listed(call.asked.user_groups)
-    await call.change(lambda cursor: users.set_tags(cursor, name, tags))
+    name, tags = _target(call), _listed(call.asked.user_groups)
+    await call.change(lambda cursor: users.set_tags(cursor, name, tags), name, themselves=True)
 
 
 async def _update_groups_of_many(call: Call) -> None:
@@ -219,13 +216,12 @@ async def _update_groups_of_many(call: Call) -> None:
         raise InvalidField("缺少用户名列表", "usernames", "1 to 1000 user names")
     for name in names:
         check_username(name, "usernames", _NO_TARGET)
-        await _check_rank(call, name, themselves=True)
 
     async def update(cursor: Cursor) -> None:
         for name in names:
             await users.set_tags(cursor, name, tags)
 
-    await call.change(update)
+    await call.change(update, *names, themselves=True)
 
 
 async def _manage_group(call: Call) -> None:
@@ -241,22 +237,28 @@ async def _manage_group(call: Call) -> None:
 
 
 async def _link_subject(call: Call) -> None:
-    name, subject = await _target(call, themselves=True), call.asked.oidc_sub
+    name, subject = _target(call), call.asked.oidc_sub
     if subject is not None and not 1 <= len(subject) <= 255:
         raise InvalidField("无效的 OIDC 身份", "oidcSub", "1 to 255 characters, or null")
-    await call.change(lambda cursor: users.link_subject(cursor, name, subject))
+    await call.change(
+        lambda cursor: users.link_subject(cursor, name, subject), name, themselves=True
+    )
 
 
 async def _set_tvbox_token(call: Call) -> None:
-    name, token = await _target(call, themselves=True), call.asked.tvbox_token
+    name, token = _target(call), call.asked.tvbox_token
     if token is not None and not 1 <= len(token) <= 255:
         raise InvalidField("无效的 TVBox Token", "tvboxToken", "1 to 255 characters, or null")
-    await call.change(lambda cursor: users.set_tvbox_token(cursor, name, token))
+    await call.change(
+        lambda cursor: users.set_tvbox_token(cursor, name, token), name, themselves=True
+    )
 
 
 async def _set_show_adult_content(call: Call) -> None:
-    name, show = await _target(call, themselves=True), call.asked.show_adult_content
-    await call.change(lambda cursor: users.set_show_adult_content(cursor, name, show=show))
+    name, show = _target(call), call.asked.show_adult_content
+    await call.change(
+        lambda cursor: users.set_show_adult_content(cursor, name, show=show), name, themselves=True
+    )
 
 
 def _listed(values: list[str]) -> list[str]:

@@ -25,7 +25,7 @@ from shared.accounts import card_keys, memberships, passwords, users
 from shared.accounts.ledger import card_lock, user_lock
 from shared.accounts.memberships import Membership
 from shared.accounts.users import StoredUser
-from shared.errors import InvalidField, Refused
+from shared.errors import Conflict, InvalidField, Refused
 from shared.events import USER_MAX, check_name
 from shared.times import now_ms
 
@@ -91,7 +91,7 @@ async def _verified(site: Site, asked: LoginRequest) -> StoredUser:
     if user is None or not verdict.right:
         raise Denied(WRONG)
     if verdict.outdated:
-        await _upgrade(site, user, asked.password)
+        return await _upgraded(site, user, asked.password)
     return user
 
 
@@ -108,14 +108,19 @@ async def _verified_owner(site: Site, asked: LoginRequest, user: StoredUser | No
     return await select(site.pool, lambda cursor: users.ensure_owner(cursor, asked.username))
 
 
-async def _upgrade(site: Site, user: StoredUser, password: str) -> None:
-    """Keep the password in today's form; whoever changed it meanwhile wins."""
-    new_hash = await passwords.hashed(password)
-    await select(
-        site.pool,
-        lambda cursor: users.upgrade_password(cursor, user.username, user.password_hash, new_hash),
-    )
-    user.password_hash = new_hash
+async def _upgraded(site: Site, user: StoredUser, password: str) -> StoredUser:
+    """*user* with the password in today's form. Raises `Denied` if it was changed meanwhile."""
+    name, old_hash, new_hash = user.username, user.password_hash, await passwords.hashed(password)
+    await select(site.pool, lambda cursor: users.upgrade_password(cursor, name, old_hash, new_hash))
+    # Another login of theirs may have upgraded it first, to a hash of its own.
+    now = await select(site.pool, lambda cursor: users.find(cursor, name))
+    if now is None:
+        raise Denied(WRONG)
+    if now.password_hash != new_hash:
+        verdict = await passwords.verify(password, now.password_hash)
+        if not verdict.right:
+            raise Denied(WRONG)
+    return now
 
 
 async def _check_standing(
@@ -127,6 +132,8 @@ async def _check_standing(
     if card_key and card_key.strip():
         try:
             await bind(request, user.username, card_key)
+        except Conflict:
+            raise
         except Refused as error:
             raise Denied(str(error)) from error
     elif role_of(site, user) == "user":
@@ -193,7 +200,7 @@ ROUTES = (post_login, post_logout)
 _TAG = "login"
 DESCRIBED = {
     ("/api/login", "post"): Described(
-        _TAG, LoggedIn, LoginRequest, errors=(400, 401, 413, 429, 503)
+        _TAG, LoggedIn, LoginRequest, errors=(400, 401, 409, 413, 429, 503)
     ),
     ("/api/logout", "post"): Described(
         _TAG,

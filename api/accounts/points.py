@@ -78,10 +78,9 @@ async def post_redeem(request: AnyRequest) -> Response[bytes]:
     site = site_of(request)
     visitor = await site.gate.visitor(request.scope["headers"])
     _, body = await read_json(request, dict[str, Any])
-    now = now_ms()
+    config, now = await site.invitation_config.get(), now_ms()
 
     async def redeem(cursor: Cursor) -> CardKey:
-        config = await invitations.read_config(cursor)
         return await redemption.redeem(cursor, visitor.username, config, now)
 
     operation = operation_of(request, visitor.username, body)

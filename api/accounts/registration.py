@@ -9,12 +9,12 @@ from litestar import Request, Response, get, post
 
 from api.accounts.login import NO_NAME, NO_PASSWORD, WRONG, begin_session
 from api.accounts.replies import Ok, log_in, reply
+from api.accounts.standings import prepare_name, tell_standing
 from api.bodies import operation_of, read_json
 from api.clients import address_of
 from api.described import Described
 from api.errors import Denied
 from api.members import member_of
-from api.play_records import clear_of
 from api.queries import select
 from api.site import Site, site_of
 from shared.accounts import admin_config, card_keys, passwords, registration, users
@@ -91,43 +91,38 @@ async def post_register(request: AnyRequest) -> Response[bytes]:
     policy = await _policy(site)
     if not policy.allow_register:
         raise Denied("管理员已关闭用户注册功能", 403)
-    card_key = (asked.card_key or "").strip() or None
-    _check(site, policy, asked, card_key)
-    was_barred = await prepare_name(site, asked.username)
-    created = await _create(request, policy, asked, card_key, body)
-    user = await _registered(site, created, asked.password)
-    if was_barred:
-        await site.bars.lift(user.username)
+    _check(site, policy, asked)
+    was_deleted = await prepare_name(site, asked.username)
+    new = NewUser(username=asked.username, password_hash=await passwords.hashed(asked.password))
+    created = await _create(request, policy, new, asked, body)
+    user = await _registered(site, new, asked.password)
+    if was_deleted:
+        await tell_standing(site, user.username)
     token = await begin_session(site, user)
     response = reply(Registered(created.membership))
     log_in(response, site, user.username, "user", token)
     return response
 
 
-async def prepare_name(site: Site, username: str) -> bool:
-    """Clear what a deleted user of this name played: cached, pending, or on its way.
-
-    Nothing is added meanwhile, because the name is barred. Was there such a user?
-    """
-    was_barred = await select(site.pool, lambda cursor: users.is_barred(cursor, username))
-    if was_barred:
-        await site.append(clear_of(site.gate.visitor_named(username)))
-    return was_barred
-
-
-async def _registered(site: Site, created: Created, password: str) -> StoredUser:
+async def _registered(site: Site, new: NewUser, password: str) -> StoredUser:
     """The new user. Raises `Denied` where a repeated request meets what became of it since."""
-    user = await select(site.pool, lambda cursor: users.find(cursor, created.username))
+    user = await select(site.pool, lambda cursor: users.find(cursor, new.username))
+    if user is not None and user.password_hash == new.password_hash:
+        return user  # made just now
     verdict = await passwords.verify(password, user.password_hash if user else None)
     if user is None or not verdict.right:
         raise Denied(WRONG)
     return user
 
 
-def _check(site: Site, policy: Policy, asked: RegisterRequest, card_key: str | None) -> None:
+def _card_key_in(asked: RegisterRequest) -> str | None:
+    return (asked.card_key or "").strip() or None
+
+
+def _check(site: Site, policy: Policy, asked: RegisterRequest) -> None:
     """Raise what is wrong, in the order that real front ends know."""
     required = policy.card_keys_enabled and policy.card_key_required and not policy.promotes
-    if required and card_key is None:
+    if required and _card_key_in(asked) is None:
         raise InvalidField("卡密不能为空", "cardKey", "an unused card key")
     if not asked.username:
         raise InvalidField(NO_NAME, "username", "a new user's name")
@@ -144,12 +139,11 @@ def _check(site: Site, policy: Policy, asked: RegisterRequest, card_key: str | N
 
 
 async def _create(
-    request: AnyRequest, policy: Policy, asked: RegisterRequest, card_key: str | None, body: bytes
+    request: AnyRequest, policy: Policy, new: NewUser, asked: RegisterRequest, body: bytes
 ) -> Created:
-    site, now = site_of(request), now_ms()
+    site, now, card_key = site_of(request), now_ms(), _card_key_in(asked)
     code = (asked.invitation_code or "").strip()
     invitation = Invitation(code, address_of(request)) if code else None
-    new = NewUser(username=asked.username, password_hash=await passwords.hashed(asked.password))
     locks = [user_lock(new.username)]
     if card_key is not None:
         locks.append(card_lock(card_keys.hash_of(card_key)))
@@ -178,7 +172,8 @@ async def post_change_password(request: AnyRequest) -> Response[bytes]:
     if member.is_owner:
         raise Denied("站长不能通过此接口修改密码", 403)
     new_hash = await passwords.hashed(asked.new_password)
-    await set_password(request, member.username, new_hash, body, but=member.visitor.token)
+    token = site_of(request).gate.token_in(request.scope["headers"])
+    await set_password(request, member.username, new_hash, body, but=token)
     return reply(Ok())
 
 
@@ -189,7 +184,7 @@ async def set_password(
     site = site_of(request)
 
     async def change(cursor: Cursor) -> Ok:
-        await users.set_password(cursor, username, new_hash)
+        await registration.give_password(cursor, username, new_hash)
         return Ok()
 
     operation = operation_of(request, username, body)
@@ -202,7 +197,7 @@ _TAG = "registration"
 DESCRIBED = {
     ("/api/register/config", "get"): Described(_TAG, RegistrationConfig, errors=(503,)),
     ("/api/register", "post"): Described(
-        _TAG, Registered, RegisterRequest, errors=(400, 403, 409, 413, 503), once=True
+        _TAG, Registered, RegisterRequest, errors=(400, 401, 403, 409, 413, 503), once=True
     ),
     ("/api/change-password", "post"): Described(
         _TAG, Ok, ChangePasswordRequest, errors=(400, 403, 409, 413, 503), login=True, once=True

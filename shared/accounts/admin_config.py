@@ -15,9 +15,12 @@ import orjson
 
 from shared.accounts.card_keys import KEY_TYPES, KeyType
 from shared.connections import Cursor
-from shared.errors import Conflict
+from shared.errors import Conflict, InvalidField
 
 CHANGED = "配置已被其他人修改，请刷新后重试"
+UNUSABLE = "配置格式错误"
+#: Objects and lists within each other that MariaDB takes; MySQL would take more.
+DEPTH_MAX = 31
 
 _READ = "SELECT config_value, version FROM admin_configs WHERE config_key = 'main_config'"
 _WRITE = """
@@ -61,9 +64,9 @@ async def read(cursor: Cursor) -> Versioned:
 async def write(cursor: Cursor, config: Document, version: int) -> int:
     """Replace the document that was read as *version*; the new version.
 
-    Raises `Conflict` where it was changed since.
+    Raises `Conflict` where it was changed since, `InvalidField` where it cannot be stored.
     """
-    await cursor.execute(_WRITE, (orjson.dumps(without_users(config)).decode(), version))
+    await cursor.execute(_WRITE, (_text_of(without_users(config)), version))
     if cursor.rowcount != 1:
         raise Conflict(CHANGED)
     return version + 1
@@ -100,6 +103,29 @@ def without_users(config: Document) -> Document:
     return {**config, "UserConfig": {k: v for k, v in part.items() if k != "Users"}}
 
 
+def editable(config: Document, name: str) -> Document:
+    """The section *name* of *config*, to be changed there; an empty one in place of no object."""
+    section = config[name] = _part(config, name)
+    return section
+
+
 def _part(config: Document, name: str) -> Document:
     part = config.get(name)
     return part if isinstance(part, dict) else {}
+
+
+def _text_of(config: Document) -> str:
+    _check_depth(config, DEPTH_MAX)
+    try:
+        return orjson.dumps(config).decode()
+    except TypeError:  # it came from JSON: nothing else can be wrong with it
+        raise InvalidField(UNUSABLE, "config", "whole numbers of 64 bits") from None
+
+
+def _check_depth(value: object, left: int) -> None:
+    if not isinstance(value, (dict, list)):
+        return
+    if left == 0:
+        raise InvalidField(UNUSABLE, "config", f"at most {DEPTH_MAX} levels of nesting")
+    for item in value.values() if isinstance(value, dict) else value:
+        _check_depth(item, left - 1)

@@ -64,7 +64,11 @@ class Bars:
                     for name in await cast("Awaitable[set[bytes]]", pipe.smembers(key))
                 }
                 stored = await self._stored()
-                if stored is None or stored == copy:
+                if stored is None:
+                    # Redis may have lost its copy: what was known goes on to count.
+                    self.names = {**self.names, **copy}
+                    return
+                if stored == copy:
                     self.names = copy
                     return
                 pipe.multi()  # type: ignore[no-untyped-call]

@@ -20,9 +20,9 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from shared.connections import Cursor, rows_changed
+from shared.connections import Cursor, Statement, rows_changed
 from shared.errors import InvalidField, NotFound, Refused
-from shared.times import DAY_MS, datetime_of, ms_of
+from shared.times import DAY_MS, datetime_text, ms_of
 
 KeyType = Literal["year", "quarter", "month", "week"]
 KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
@@ -40,9 +40,10 @@ BOUND = "已使用的卡密不能删除"
 
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 16
-_RANDOM = secrets.SystemRandom()
-#: A cell that begins so is a formula to a spreadsheet.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: Bytes below this are spread evenly over the alphabet by their remainder.
+_EVEN = 256 - 256 % len(_ALPHABET)
+#: A cell that begins so is a formula to a spreadsheet; to a Chinese one in full width too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 _COLUMNS = (
     "key_hash, plain_key, key_type, status, source, created_at, expires_at, bound_to, bound_at"
@@ -123,23 +124,35 @@ def new_keys(key_type: KeyType, count: int, source: Source, now_ms: int) -> list
     if not 1 <= count <= BATCH_MAX:
         raise InvalidField("无效的数量", "count", f"a whole number from 1 to {BATCH_MAX}")
     expires_at = now_ms + DAYS[key_type] * DAY_MS
-    plain = ("".join(_RANDOM.choices(_ALPHABET, k=_LENGTH)) for _ in range(count))
+    plain = (_new_text() for _ in range(count))
     return [
         CardKey(text, hash_of(text), key_type, "unused", now_ms, expires_at, source=source)
         for text in plain
     ]
 
 
+def _new_text() -> str:
+    """A key's text, each character as likely as any other."""
+    text = ""
+    while len(text) < _LENGTH:
+        even = (byte for byte in secrets.token_bytes(2 * _LENGTH) if byte < _EVEN)
+        text += "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in even)
+    return text[:_LENGTH]
+
+
 async def insert(cursor: Cursor, keys: Sequence[CardKey]) -> None:
     """Store *keys*, in one statement."""
-    rows = [
-        (
-            *(key.key_hash, key.key, key.key_type, key.source),
-            *(datetime_of(key.created_at), datetime_of(key.expires_at)),
-        )
-        for key in keys
-    ]
-    await cursor.executemany(_INSERT, rows)
+    await cursor.executemany(_INSERT, [_row_of(key) for key in keys])
+
+
+def insertion_of(key: CardKey) -> Statement:
+    """Stores *key*."""
+    return _INSERT, _row_of(key)
+
+
+def _row_of(key: CardKey) -> tuple[Any, ...]:
+    times = (datetime_text(key.created_at), datetime_text(key.expires_at))
+    return (key.key_hash, key.key, key.key_type, key.source, *times)
 
 
 def new_id() -> str:
@@ -147,12 +160,10 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-async def hold(
-    cursor: Cursor, username: str, key: CardKey, source: HoldSource, row_id: str
-) -> None:
-    """Put *key* among those of *username*, as the row *row_id*."""
-    times = (datetime_of(key.created_at), datetime_of(key.expires_at))
-    await cursor.execute(_HOLD, (row_id, key.key_hash, username, key.key_type, source, *times))
+def holding_of(username: str, key: CardKey, source: HoldSource, row_id: str) -> Statement:
+    """Puts *key* among those of *username*, as the row *row_id*."""
+    times = (datetime_text(key.created_at), datetime_text(key.expires_at))
+    return _HOLD, (row_id, key.key_hash, username, key.key_type, source, *times)
 
 
 async def lock_bindable(cursor: Cursor, key_hash: str, now_ms: int) -> CardKey:
@@ -211,14 +222,14 @@ async def delete_unused(cursor: Cursor, key_hash: str) -> None:
 
 async def count_promoted(cursor: Cursor, now_ms: int) -> tuple[int, int]:
     """(keys given at registration, those of them whose time is not over)."""
-    await cursor.execute(_PROMOTED, (datetime_of(now_ms),))
+    await cursor.execute(_PROMOTED, (datetime_text(now_ms),))
     total, active = await cursor.fetchone()
     return total, int(active)
 
 
 async def expire(cursor: Cursor, now_ms: int) -> int:
     """Mark unbound keys whose time is over; how many."""
-    await cursor.execute(_EXPIRE, (datetime_of(now_ms),))
+    await cursor.execute(_EXPIRE, (datetime_text(now_ms),))
     count = rows_changed(cursor)
     await cursor.execute(_EXPIRE_HELD)
     return count

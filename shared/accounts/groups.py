@@ -28,8 +28,10 @@ async def manage(cursor: Cursor, action: str, name: str, enabled_apis: Sequence[
     """
 
     def edit(config: Document) -> None:
-        part = config.setdefault("UserConfig", {})
-        part["Tags"] = _edited(part.get("Tags") or [], action, name, enabled_apis)
+        part, tags = admin_config.editable(config, "UserConfig"), "Tags"
+        known = part[tags] if isinstance(part.get(tags), list) else []
+        groups = [group for group in known if isinstance(group, dict)]
+        part[tags] = _edited(groups, action, name, enabled_apis)
 
     await admin_config.change(cursor, edit)
     if action == "delete":

@@ -15,10 +15,10 @@ import msgspec
 from shared.accounts import points
 from shared.accounts.addresses import reward_unit
 from shared.accounts.card_keys import KEY_TYPES, KeyType
-from shared.accounts.points import AMOUNT_MAX, Cause
+from shared.accounts.points import AMOUNT_MAX, BALANCE_MAX, Cause
 from shared.connections import Cursor
 from shared.errors import InvalidField
-from shared.times import datetime_of
+from shared.times import datetime_text
 
 REASON = "邀请好友注册"
 
@@ -26,7 +26,10 @@ _CONFIG = (
     "SELECT enabled, reward_points, redeem_threshold, card_key_type FROM invitation_configs"
     " WHERE id = 1"
 )
-_INVITER = "SELECT username FROM user_points WHERE invitation_code = %s"
+#: Locked: an inviter who is deleted meanwhile has no invitation, and no foreign key fails.
+_INVITER = """
+SELECT username, balance, total_earned FROM user_points WHERE invitation_code = %s FOR UPDATE
+"""
 _INVITE = """
 INSERT INTO invitations
     (id, inviter, invitee, invitation_code, ip_address, rewarded, reward_time, created_at)
@@ -91,15 +94,19 @@ async def write_config(cursor: Cursor, config: InvitationConfig) -> None:
 async def reward(cursor: Cursor, invitation: Invitation, invitee: str, now_ms: int) -> bool:
     """Note that *invitee* came by *invitation*, and reward who sent it; was there a reward?
 
-    A code that nobody has is ignored. Without an address there is no reward.
+    A code that nobody has is ignored. Without an address there is no reward, nor where it does
+    not fit into the inviter's account: that is no fault of the invitee.
     """
     await cursor.execute(_INVITER, (invitation.code,))
     if (row := await cursor.fetchone()) is None or row[0] == invitee:
         return False
-    [inviter], now = row, datetime_of(now_ms)
+    (inviter, *sums), now = row, datetime_text(now_ms)
     config = await read_config(cursor)
-    rewarded = config.enabled and await _reward_address(
-        cursor, invitation.address, inviter, invitee, now_ms
+    fits = max(sums) + config.reward_points <= BALANCE_MAX
+    rewarded = (
+        config.enabled
+        and fits
+        and await _reward_address(cursor, invitation.address, inviter, invitee, now_ms)
     )
     await cursor.execute(
         _INVITE,
@@ -120,7 +127,7 @@ async def _reward_address(
     """Take the one reward of *address*; False where it is gone, or nobody knows the address."""
     if address is None:
         return False
-    values = (str(uuid.uuid4()), reward_unit(address), inviter, invitee, datetime_of(now_ms))
+    values = (str(uuid.uuid4()), reward_unit(address), inviter, invitee, datetime_text(now_ms))
     await cursor.execute(_REWARD_ADDRESS, values)
     return bool(cursor.rowcount == 1)
 

@@ -5,14 +5,14 @@ Memberships: a card key is bound, and its time is the user's (facts section 6, C
 from __future__ import annotations
 
 import math
-import uuid
+from collections.abc import Iterator
 
 import msgspec
 
 from shared.accounts import card_keys, points
 from shared.accounts.card_keys import CardKey, HoldSource, Source
-from shared.connections import Cursor
-from shared.times import DAY_MS, datetime_of, ms_of
+from shared.connections import Cursor, Statement, execute_together
+from shared.times import DAY_MS, datetime_text, ms_of
 
 #: A membership that ends in fewer days is shown as ending.
 EXPIRING_DAYS = 30
@@ -79,12 +79,9 @@ async def bind(cursor: Cursor, username: str, plain_key: str, now_ms: int) -> Me
     key = await card_keys.lock_bindable(cursor, card_keys.hash_of(plain_key), now_ms)
     before = await read(cursor, username, now_ms)
     expires_at = _expiry(key, before, now_ms)
-    await _use(cursor, username, key, expires_at, now_ms)
-    if before is not None and not before.is_expired:
-        # Front ends show keys by their rows: the one before shows the time that goes on.
-        await cursor.execute(_EXTEND, (datetime_of(expires_at), username, before.bound_key))
-    kept = (key.key_hash, datetime_of(now_ms), datetime_of(expires_at))
-    await cursor.execute(_KEEP, (username, *kept, *kept))
+    used = _used(username, key, before, expires_at, now_ms)
+    kept = (key.key_hash, datetime_text(now_ms), datetime_text(expires_at))
+    await execute_together(cursor, *used, (_KEEP, (username, *kept, *kept)))
     return _shown((key.key_hash, key.key, key.source), expires_at, now_ms, now_ms)
 
 
@@ -96,13 +93,18 @@ def _expiry(key: CardKey, before: Membership | None, now_ms: int) -> int:
     return max(now_ms, before.expires_at) + days * DAY_MS
 
 
-async def _use(cursor: Cursor, username: str, key: CardKey, expires_at: int, now_ms: int) -> None:
-    now, until = datetime_of(now_ms), datetime_of(expires_at)
-    await cursor.execute(_USE, (username, now, key.key_hash))
-    await cursor.execute(_USE_HELD, (username, now, key.key_hash))
-    held = (str(uuid.uuid4()), key.key_hash, username, key.key_type, HOLD_SOURCES[key.source])
-    times = (datetime_of(key.created_at), until, now)
-    await cursor.execute(_HOLD, (*held, *times, username, until))
+def _used(
+    username: str, key: CardKey, before: Membership | None, expires_at: int, now_ms: int
+) -> Iterator[Statement]:
+    """Makes *key* used, where it is stored and with whoever holds it."""
+    now, until = datetime_text(now_ms), datetime_text(expires_at)
+    yield _USE, (username, now, key.key_hash)
+    yield _USE_HELD, (username, now, key.key_hash)
+    held = (card_keys.new_id(), key.key_hash, username, key.key_type, HOLD_SOURCES[key.source])
+    yield _HOLD, (*held, datetime_text(key.created_at), until, now, username, until)
+    if before is not None and not before.is_expired:
+        # Front ends show keys by their rows: the one before shows the time that goes on.
+        yield _EXTEND, (until, username, before.bound_key)
 
 
 def _shown(

@@ -3,6 +3,7 @@ Points: an account per user, and a record for whatever changes it.
 
 The balance is the sum of a user's records; `total_earned` is that of type earn, `total_redeemed`
 that of type redeem with the sign turned. An admin's adjustment changes the balance alone.
+Account and record are written in one round trip: who is refused has to undo the transaction.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Literal
 import msgspec
 
 from shared.accounts import users
-from shared.connections import Cursor
-from shared.errors import NotFound, Refused
-from shared.times import datetime_of, ms_of
+from shared.connections import Cursor, Statement, execute_together, mysql_errors
+from shared.errors import DataRefused, NotFound, Refused, Taken
+from shared.times import datetime_text, ms_of
 
 #: Of one change; and of a balance, so that its column never overflows.
 AMOUNT_MAX, BALANCE_MAX = 1_000_000, 2_000_000_000
@@ -146,26 +147,34 @@ async def _complete(cursor: Cursor, username: str, *, has_account: bool) -> None
             " WHERE username = %s AND invitation_code IS NULL",
             (new_invitation_code(), username),
         )
-    elif await users.find(cursor, username) is not None:
+    else:
+        # Locked: of a user who is deleted at this moment the account's foreign key would fail.
+        await users.lock(cursor, username)
         await open_account(cursor, username)
 
 
 async def earn(cursor: Cursor, username: str, amount: int, cause: Cause, now_ms: int) -> None:
-    """Give *amount* points. Raises `Refused` where no account can take them."""
+    """Give *amount* points.
+
+    Raises `Refused` where no account can take them, `NotFound` for an unknown user.
+    """
     limit = BALANCE_MAX - amount
-    await cursor.execute(_EARN, (amount, amount, username, limit, limit))
-    if cursor.rowcount != 1:
-        raise Refused(TOO_MANY)
-    await _keep(cursor, username, "earn", amount, cause, now_ms)
+    update = (_EARN, (amount, amount, username, limit, limit))
+    record = _record(username, "earn", amount, cause, now_ms)
+    await _change(cursor, TOO_MANY, update, record)
 
 
-async def spend(cursor: Cursor, username: str, amount: int, cause: Cause, now_ms: int) -> None:
-    """Take *amount* points for a redemption. Raises `Refused` where there are fewer."""
+async def spend(
+    cursor: Cursor, username: str, amount: int, cause: Cause, now_ms: int, *others: Statement
+) -> None:
+    """Take *amount* points for a redemption, and execute *others* in the same round trip.
+
+    Raises `Refused` where there are fewer, `NotFound` for an unknown user.
+    """
     limit = BALANCE_MAX - amount
-    await cursor.execute(_SPEND, (amount, amount, username, amount, limit))
-    if cursor.rowcount != 1:
-        raise Refused(TOO_FEW)
-    await _keep(cursor, username, "redeem", -amount, cause, now_ms)
+    update = (_SPEND, (amount, amount, username, amount, limit))
+    record = _record(username, "redeem", -amount, cause, now_ms)
+    await _change(cursor, TOO_FEW, update, record, *others)
 
 
 async def adjust(cursor: Cursor, username: str, amount: int, cause: Cause, now_ms: int) -> None:
@@ -175,18 +184,32 @@ async def adjust(cursor: Cursor, username: str, amount: int, cause: Cause, now_m
     above `BALANCE_MAX`.
     """
     await lock_account(cursor, username)
-    await cursor.execute(_ADJUST, (amount, username, amount, BALANCE_MAX))
-    if cursor.rowcount != 1:
-        raise Refused(DEDUCT_TOO_MUCH if amount < 0 else TOO_MANY)
-    await _keep(cursor, username, "admin_adjust", amount, cause, now_ms)
+    update = (_ADJUST, (amount, username, amount, BALANCE_MAX))
+    record = _record(username, "admin_adjust", amount, cause, now_ms)
+    await _change(cursor, DEDUCT_TOO_MUCH if amount < 0 else TOO_MANY, update, record)
 
 
-async def _keep(
-    cursor: Cursor, username: str, kind: RecordType, amount: int, cause: Cause, now_ms: int
-) -> None:
+async def _change(cursor: Cursor, refusal: str, *statements: Statement) -> None:
+    """Execute *statements*, the first of which changes the account where its condition allows.
+
+    Raises `Refused` with *refusal* where it does not, `NotFound` for an unknown user.
+    """
+    try:
+        with mysql_errors():
+            changed, *_ = await execute_together(cursor, *statements)
+    except Taken:
+        raise
+    except DataRefused as error:  # the record's foreign key on the user's name
+        raise NotFound(users.UNKNOWN) from error
+    if changed != 1:
+        raise Refused(refusal)
+
+
+def _record(username: str, kind: RecordType, amount: int, cause: Cause, now_ms: int) -> Statement:
+    """Keeps what changed: with it a balance is the sum of its records."""
     related = (cause.related_user, cause.card_key_id, cause.admin_username)
     values = (str(uuid.uuid4()), username, kind, amount, cause.reason, *related)
-    await cursor.execute(_RECORD, (*values, datetime_of(now_ms)))
+    return _RECORD, (*values, datetime_text(now_ms))
 
 
 async def history(

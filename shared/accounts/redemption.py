@@ -19,10 +19,16 @@ _REASONS: dict[KeyType, str] = {
 async def redeem(cursor: Cursor, username: str, config: InvitationConfig, now_ms: int) -> CardKey:
     """A new key of the configured type for the configured points. Raises `Refused`."""
     [key] = card_keys.new_keys(config.card_key_type, 1, "points_redeem", now_ms)
-    # The points first: their row is what everything of this user queues at.
     row_id = card_keys.new_id()
     cause = Cause(_REASONS[key.key_type], card_key_id=row_id)
-    await points.spend(cursor, username, config.redeem_threshold, cause, now_ms)
-    await card_keys.insert(cursor, [key])
-    await card_keys.hold(cursor, username, key, "redeem", row_id)
+    # The points first: their row is what everything of this user queues at.
+    await points.spend(
+        cursor,
+        username,
+        config.redeem_threshold,
+        cause,
+        now_ms,
+        card_keys.insertion_of(key),
+        card_keys.holding_of(username, key, "redeem", row_id),
+    )
     return key

@@ -1,7 +1,7 @@
 """
 A user is created with all that belongs to it, or not at all (seed design, section 4.2).
 
-The order of locks: the new user, the address and account of who invited, the card key.
+The order of locks: the new user, the account of who invited, the address, the card key.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import orjson
 
 from shared.connections import Cursor, mysql_errors
 from shared.errors import InvalidField, NotFound, Refused, Taken
-from shared.times import datetime_of, ms_of
+from shared.times import datetime_text, ms_of
 
 #: What no password verifies: the user was met, or imported, without one.
 NO_PASSWORD = "!"  # noqa: S105
@@ -102,13 +102,15 @@ async def insert(cursor: Cursor, user: NewUser, now_ms: int) -> None:
         user.oidc_sub,
         user.tvbox_token,
         user.show_adult_content,
-        datetime_of(now_ms),
+        datetime_text(now_ms),
     )
     try:
         with mysql_errors():
             await cursor.execute(_INSERT, values)
     except Taken as error:
-        raise Refused(SUBJECT_TAKEN if "uk_oidc_sub" in str(error) else TAKEN) from error
+        # The message names the value first, which may be called like the key.
+        key = str(error).rpartition(" for key ")[2]
+        raise Refused(SUBJECT_TAKEN if "uk_oidc_sub" in key else TAKEN) from error
     await cursor.execute(_LIKE, (user.username,))
     if len(await cursor.fetchall()) != 1:
         raise Refused(TAKEN)
@@ -234,10 +236,11 @@ async def read_barred(cursor: Cursor) -> dict[str, str]:
     return dict(await cursor.fetchall())
 
 
-async def is_barred(cursor: Cursor, username: str) -> bool:
-    """Was *username* banned, or a user of this name deleted?"""
-    await cursor.execute("SELECT 1 FROM barred_users WHERE username = %s", (username,))
-    return await cursor.fetchone() is not None
+async def barred_reason(cursor: Cursor, username: str) -> str | None:
+    """'banned', 'deleted' if nobody took the name since, or None: their logins count."""
+    await cursor.execute("SELECT reason FROM barred_users WHERE username = %s", (username,))
+    reasons: list[str] = [reason for (reason,) in await cursor.fetchall()]
+    return reasons[0] if reasons else None
 
 
 async def _set(cursor: Cursor, username: str, column: str, value: object) -> None:

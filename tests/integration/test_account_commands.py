@@ -14,10 +14,11 @@ import pytest
 from redis.asyncio import Redis
 
 from ops.audit import audit
+from shared import events
 from shared.accounts import card_keys, memberships, passwords, points, users
 from shared.accounts.sessions import Sessions
 from shared.connections import Pool, reading, transaction
-from shared.keys import Keys
+from shared.keys import Keys, shard_of
 from shared.settings import Settings
 from shared.times import DAY_MS, now_ms
 from tests.commands import moonwake
@@ -311,6 +312,40 @@ async def test_delete_asks_and_takes_everything(
     await _add(migrated, "ann")
     assert set() == await redis.smembers(Keys(migrated.key_prefix).barred("deleted"))  # type: ignore[misc]
     assert [] == await rows(pool, "SELECT * FROM barred_users")
+
+
+async def test_what_a_deleted_user_played_is_cleared_behind_them(
+    migrated: Settings, redis: Redis
+) -> None:
+    """Once when they go, once more before somebody gets the name: entries may come in between."""
+    stream = Keys(migrated.key_prefix).stream("plays", shard_of("ann", migrated.shards))
+    clear = events.encode_clear("ann")
+
+    async def cleared() -> int:
+        return sum(clear in fields for _, fields in await redis.xrange(stream))
+
+    await _add(migrated, "ann")
+    assert 0 == await cleared()
+    await moonwake(migrated, "users", "delete", "ann", "--yes")
+    assert 1 == await cleared()
+    left_behind = await _sessions(migrated, redis).begin("ann")
+    await _add(migrated, "ann")
+    assert 2 == await cleared()
+    assert None is await _sessions(migrated, redis).username_of(left_behind)
+
+
+async def test_adding_a_banned_users_name_again_harms_them_in_nothing(
+    migrated: Settings, redis: Redis
+) -> None:
+    """It is refused, and what they played stays."""
+    await _add(migrated, "ann")
+    await moonwake(migrated, "users", "ban", "ann")
+    refused = await moonwake(
+        migrated, "users", "add", "ann", "--password-stdin", given=b"password\n"
+    )
+
+    assert 1 == refused.exit_code
+    assert [] == await redis.keys(f"{migrated.key_prefix}*:plays")
 
 
 async def test_the_role_is_the_operators_to_give(migrated: Settings, pool: Pool) -> None:

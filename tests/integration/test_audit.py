@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import orjson
 import pytest
@@ -86,8 +87,8 @@ async def _use_keys(cursor: Cursor) -> None:
     await memberships.bind(cursor, "eve", later.key, NOW_MS + DAY_MS)
     await memberships.bind(cursor, "hal", left.key, NOW_MS)
     await users.delete(cursor, "hal")
-    await card_keys.hold(cursor, "flo", held, "manual", "held-1")
-    await card_keys.hold(cursor, "flo", dead, "manual", "held-2")
+    await cursor.execute(*card_keys.holding_of("flo", held, "manual", "held-1"))
+    await cursor.execute(*card_keys.holding_of("flo", dead, "manual", "held-2"))
     await card_keys.delete_unused(cursor, dead.key_hash)
     await points.adjust(cursor, "ann", 40, Cause("gift", admin_username=OWNER), NOW_MS)
     await points.adjust(cursor, "ann", -5, Cause("oops", admin_username=OWNER), NOW_MS)
@@ -101,7 +102,7 @@ async def _settle(cursor: Cursor) -> None:
     await card_keys.expire(cursor, NOW_MS + 40 * DAY_MS)
     [fresh] = card_keys.new_keys("year", 1, "admin_created", NOW_MS)
     await card_keys.insert(cursor, [fresh])
-    await card_keys.hold(cursor, "flo", fresh, "manual", "held-3")
+    await cursor.execute(*card_keys.holding_of("flo", fresh, "manual", "held-3"))
     # As imported: the real front ends' word for an address they do not know, a key in no list.
     await cursor.execute(
         "INSERT INTO invitations (id, inviter, invitee, invitation_code, ip_address, rewarded,"
@@ -382,7 +383,11 @@ DAMAGES = [
     ),
     Damage(
         "deleted-user-is-there",
-        ("INSERT INTO users (username, password_hash) VALUES ('cas', '!')",),
+        (
+            "INSERT INTO users (username, password_hash) VALUES ('cas', 'hash')",
+            "INSERT INTO user_points (username, invitation_code)"
+            " VALUES ('cas', 'CASCASCASCASCAS1')",
+        ),
         "cas (user), since",
     ),
     Damage(
@@ -431,6 +436,17 @@ def test_every_check_is_tried() -> None:
     """No check is without a disagreement that it finds."""
     tried = {damage.check for damage in DAMAGES} | {"points-negative"}
     assert {check.name for check in CHECKS} == tried
+
+
+def test_the_guide_has_every_finding() -> None:
+    """Who is woken by one finds the same words there."""
+    guide = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    missing = [
+        check.name
+        for check in CHECKS
+        if f"| `{check.name}` | {check.means} | {check.remedy} |" not in guide
+    ]
+    assert [] == missing
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 from shared.accounts import card_keys, users
 from shared.connections import Pool, transaction
-from shared.times import DAY_MS, datetime_of, now_ms
+from shared.times import DAY_MS, datetime_text, now_ms
 from worker.jobs.housekeeping import OPERATIONS_KEPT_MS, keep_house
 
 
@@ -27,7 +27,7 @@ async def test_keys_that_ran_out_unbound_are_marked_with_who_holds_them(pool: Po
         await users.insert(cursor, users.NewUser(username="ann", password_hash="!"), long_ago)
         await card_keys.insert(cursor, [old, new, used])
         for key in (old, new):
-            await card_keys.hold(cursor, "ann", key, "redeem", card_keys.new_id())
+            await cursor.execute(*card_keys.holding_of("ann", key, "redeem", card_keys.new_id()))
         await cursor.execute(
             "UPDATE card_keys SET status = 'used' WHERE key_hash = %s", used.key_hash
         )
@@ -47,7 +47,7 @@ async def test_results_are_kept_for_a_week(pool: Pool) -> None:
         for name, age_ms in (("old", OPERATIONS_KEPT_MS + 1_000), ("new", OPERATIONS_KEPT_MS // 2)):
             await cursor.execute(
                 "INSERT INTO operations (id, fingerprint, created_at) VALUES (%s, '', %s)",
-                (name, datetime_of(now - age_ms)),
+                (name, datetime_text(now - age_ms)),
             )
 
     await keep_house(pool)

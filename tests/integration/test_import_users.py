@@ -25,7 +25,6 @@ from shared.accounts.users import NewUser
 from shared.connections import Cursor, Pool, open_mysql, transaction
 from shared.errors import NotFound, Refused
 from shared.settings import Settings
-from shared.times import datetime_of
 from tests.commands import moonwake
 from tests.lunatv import site, site_url
 from tests.odd_sites import (
@@ -34,6 +33,7 @@ from tests.odd_sites import (
     OWNER,
     OddSite,
     bound,
+    moment,
     points,
     put,
     put_fields,
@@ -180,9 +180,9 @@ async def test_users_are_found_wherever_a_site_keeps_them(
     query = "SELECT username, role, oidc_sub, created_at FROM users ORDER BY username"
     found = {name: rest for name, *rest in await rows(pool, query)}
     assert ["Ann", "a:b", "ann", "listed", "member", "plus"] == sorted(found)
-    assert ["user", "sub", datetime_of(AT + 1)] == found["Ann"]
-    assert datetime_of(AT) == found["a:b"][2]
-    assert datetime_of(AT + 2) == found["listed"][2]
+    assert ["user", "sub", moment(AT + 1)] == found["Ann"]
+    assert moment(AT) == found["a:b"][2]
+    assert moment(AT + 2) == found["listed"][2]
     assert "admin" == found["plus"][0]
 
 
@@ -557,7 +557,7 @@ async def test_points_add_up_whatever_the_site_lost(
         "SELECT type, amount, created_at FROM points_records WHERE reason = '导入期初' ORDER BY 1",
     )
     assert opening in (None, {kind: amount for kind, amount, _ in made})
-    assert {datetime_of(AT - bool(records))} >= {at for _, _, at in made}
+    assert {moment(AT - bool(records))} >= {at for _, _, at in made}
     [(code,)] = await rows(pool, "SELECT invitation_code FROM user_points")
     assert code == (None if account is None else "CODE")
 
@@ -623,7 +623,7 @@ FROM memberships m JOIN card_keys k ON k.key_hash = m.key_hash ORDER BY m.userna
 """
 KEYS = "SELECT plain_key, status, bound_to, bound_at FROM card_keys ORDER BY plain_key, bound_to"
 HELD = "SELECT username, status, source, used_by, expires_at FROM user_card_keys ORDER BY username"
-BOUND_AT, UNTIL = datetime_of(AT + DAY), datetime_of(AT + 40 * DAY)
+BOUND_AT, UNTIL = moment(AT + DAY), moment(AT + 40 * DAY)
 
 
 async def test_memberships_and_keys_come_along_as_they_are(
@@ -702,7 +702,7 @@ async def test_of_two_members_with_one_key_nobody_loses_time(
 
     assert {"key_taken": 1} == summary["memberships"]["repaired_by_reason"]
     found = {name: (plain, until) for name, plain, _, _, until in await rows(pool, MEMBERS)}
-    assert {"ann": UNTIL, "bob": datetime_of(AT + 50 * DAY)} == {
+    assert {"ann": UNTIL, "bob": moment(AT + 50 * DAY)} == {
         name: until for name, (_, until) in found.items()
     }
     assert [first] == [name for name, (plain, _) in found.items() if plain == "k"]
@@ -735,8 +735,8 @@ async def test_a_key_that_was_given_away_is_used_with_whom_redeemed_it(
     summary = await bring(migrated)
 
     assert [
-        ("ann", "used", "redeem", "bob", datetime_of(AT + 7 * DAY)),
-        ("bob", "used", "promotion_register", "bob", datetime_of(AT + 7 * DAY)),
+        ("ann", "used", "redeem", "bob", moment(AT + 7 * DAY)),
+        ("bob", "used", "promotion_register", "bob", moment(AT + 7 * DAY)),
     ] == await rows(pool, HELD)
     expected = {"made_used": 1, "row_made": 1}
     assert expected == summary["user_card_keys"]["repaired_by_reason"]
@@ -754,7 +754,7 @@ async def test_a_key_that_somebody_used_who_is_gone_cannot_be_bound_again(
 
     summary = await bring(migrated, code=1)
 
-    assert [("k", "used", None, datetime_of(AT + 5))] == await rows(pool, KEYS)
+    assert [("k", "used", None, moment(AT + 5))] == await rows(pool, KEYS)
     assert {"made_used": 1} == summary["card_keys"]["repaired_by_reason"]
 
 
@@ -795,7 +795,7 @@ async def test_keys_that_were_bound_here_stay_bound(
     summary = await bring(migrated)
 
     assert [
-        ("ann", "k1", datetime_of(AT + 7 * DAY)),
+        ("ann", "k1", moment(AT + 7 * DAY)),
         ("bob", "", UNTIL),
     ] == [(name, plain, until) for name, plain, _, _, until in await rows(pool, MEMBERS)]
     assert {"found": 2, "filled": 1, "kept": 1, "repaired": 1} == told(summary, "card_keys") | {
@@ -813,13 +813,13 @@ async def test_keys_that_were_bound_here_stay_bound(
 @pytest.mark.parametrize(
     ("ip", "reward", "earned", "expected"),
     [
-        ("192.0.2.1", ("ann", "bob"), True, ("192.0.2.1", 1, datetime_of(AT + 5))),
+        ("192.0.2.1", ("ann", "bob"), True, ("192.0.2.1", 1, moment(AT + 5))),
         ("192.0.2.1", ("ann", "bob"), False, ("192.0.2.1", 0, None)),
         ("192.0.2.1", ("ann", "cas"), True, ("192.0.2.1", 0, None)),
         ("192.0.2.1", None, True, ("192.0.2.1", 0, None)),
-        ("::ffff:192.0.2.1", ("ann", "bob"), True, ("192.0.2.1", 1, datetime_of(AT + 5))),
-        ("2001:db8::5", ("ann", "bob"), True, ("2001:db8::5", 1, datetime_of(AT + 5))),
-        ("some text", ("ann", "bob"), True, ("some text", 1, datetime_of(AT + 5))),
+        ("::ffff:192.0.2.1", ("ann", "bob"), True, ("192.0.2.1", 1, moment(AT + 5))),
+        ("2001:db8::5", ("ann", "bob"), True, ("2001:db8::5", 1, moment(AT + 5))),
+        ("some text", ("ann", "bob"), True, ("some text", 1, moment(AT + 5))),
         ("unknown", ("ann", "bob"), True, ("", 0, None)),
     ],
 )
@@ -892,7 +892,7 @@ async def test_configuration_and_logins_come_along(
     query = (
         "SELECT login_count, first_login_at, last_login_at, last_login_date FROM user_login_stats"
     )
-    at = datetime_of(evening)
+    at = moment(evening)
     assert [(4, None, at, at.date() + timedelta(days=1))] == await rows(pool, query)
 
 

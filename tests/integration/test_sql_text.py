@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.connections import Pool, reading
-from worker.sql import datetime_text, select_joined
+from shared.times import datetime_text
+from worker.sql import select_joined
 
 #: Every character that either server or JSON treats in its own way, and all its neighbours.
 CHARACTERS = [chr(code) for code in (*range(0x300), 0x2028, 0x3000, 0xFEFF, 0xFFFD, 0x1F319)]

@@ -12,7 +12,7 @@ import structlog
 
 from shared.accounts import card_keys
 from shared.connections import Cursor, Pool, rows_changed, transaction
-from shared.times import DAY_MS, datetime_of, now_ms
+from shared.times import DAY_MS, datetime_text, now_ms
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ async def _expire_keys(cursor: Cursor) -> int:
 
 
 async def _forget_operations(cursor: Cursor) -> int:
-    before = datetime_of(now_ms() - OPERATIONS_KEPT_MS)
+    before = datetime_text(now_ms() - OPERATIONS_KEPT_MS)
     await cursor.execute(_FORGET, (before, _ROWS_MAX))
     return rows_changed(cursor)
 

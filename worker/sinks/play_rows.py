@@ -8,9 +8,10 @@ import orjson
 
 from shared.connections import Cursor
 from shared.events import ExtendedPlayRecord, PlayRecord
+from shared.times import datetime_text
 from worker.sinks.folding import Content, Key
 from worker.sinks.settling import Changes, ContentSums
-from worker.sql import Row, datetime_text, upserts
+from worker.sql import Row, upserts
 
 #: A key that may be a user's first record of a content, and its time.
 Viewer = tuple[Key, int]

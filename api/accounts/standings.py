@@ -1,0 +1,55 @@
+"""What fronts and Redis are told of users who are banned, deleted, or there anew."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+import structlog
+
+from api.play_records import clear_of
+from api.queries import select
+from api.site import Site
+from shared.accounts import users
+from shared.errors import Unavailable
+
+log = structlog.get_logger()
+
+
+async def prepare_name(site: Site, username: str) -> bool:
+    """Leave nothing of a deleted user to who takes their name; was there one?
+
+    That is their sessions, and what they played: cached, pending, or on its way. Nothing is
+    added meanwhile, because the name is barred. A user who is only banned keeps it all.
+    """
+    was_deleted = await _reason(site, username) == "deleted"
+    if was_deleted:
+        await site.sessions.end_all(username)
+        await site.append(clear_of(site.gate.visitor_named(username)))
+    return was_deleted
+
+
+async def tell_standing(site: Site, username: str) -> None:
+    """Let everybody know whether the login of *username* counts.
+
+    As MySQL has it now, because a repeated request may come long after the change it asks for.
+    """
+    reason = await _reason(site, username)
+    if reason is None:
+        await told(site.bars.lift(username))
+        return
+    await told(site.bars.bar(username, reason))
+    await told(site.sessions.end_all(username))
+    if reason == "deleted":
+        await told(site.append(clear_of(site.gate.visitor_named(username))))
+
+
+async def told(telling: Awaitable[object]) -> None:
+    """Let Redis know of what is done. Fronts look at MySQL themselves every few seconds."""
+    try:
+        await telling
+    except Unavailable as error:
+        log.warning("redis_not_told", error=str(error))
+
+
+async def _reason(site: Site, username: str) -> str | None:
+    return await select(site.pool, lambda cursor: users.barred_reason(cursor, username))

@@ -1,0 +1,211 @@
+"""Bans and deletions reach every front: through MySQL, through Redis, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from api.site import Site
+from shared.accounts import bars, passwords, users
+from shared.accounts.bars import Bars
+from shared.connections import open_redis, transaction
+from shared.errors import StoreDown
+from shared.settings import Settings
+from tests.callers import PASSWORD, Caller, People, enrol, error_of, people, signed
+from tests.fronts import Front, front
+from tests.plays import record
+from tests.servers import OwnServers
+from tests.waiting import until
+
+BANNED, DELETED = (401, "用户已被封禁"), (401, "用户不存在")
+PATH = "/api/admin/user"
+
+
+@pytest.fixture(name="site")
+async def _site(migrated: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[People]:
+    """The front where bans are made; nobody looks unless a test says so."""
+    monkeypatch.setattr(bars, "LOOK_INTERVAL_S", 3_600)
+    async with people(migrated) as site:
+        await enrol(site.pool, "cat", password_hash=await passwords.hashed(PASSWORD))
+        yield site
+
+
+async def bar(site: People, action: str, name: str) -> None:
+    answer = await site.owner.post(PATH, {"action": action, "targetUsername": name})
+    assert (200, {"ok": True}) == answer
+
+
+async def save(site: Front, name: str) -> Any:
+    """What ingest, which asks no database, tells *name*."""
+    answer = await site.save(name, "s+1", record())
+    return answer.status_code, answer.json().get("error", "")
+
+
+async def copied(site: Site) -> set[bytes]:
+    """The copy in Redis."""
+    return {
+        name
+        for reason in ("banned", "deleted")
+        for name in await site.redis.smembers(site.keys.barred(reason))  # type: ignore[misc]
+    }
+
+
+async def test_another_front_learns_of_it_at_its_next_look(site: People) -> None:
+    """By cookie and by session; until then routes that ask the database refuse already."""
+    async with front(site.front.settings) as far:
+        _, body = await Caller(far).log_in("cat", bearer=True)
+        session = Caller(far, authorization=f"Bearer {body['token']}")
+        cookie = signed(far, "cat")
+        assert await session.is_in()
+        await bar(site, "ban", "cat")
+        assert BANNED == error_of(await cookie.get("/api/points/balance"))
+        await far.site.bars.look()
+        assert BANNED == await save(far, "cat")
+        assert BANNED == error_of(await session.get("/api/user/cardkey"))
+        await bar(site, "unban", "cat")
+        await far.site.bars.look()
+        assert 200 == (await save(far, "cat"))[0]
+        await bar(site, "deleteUser", "cat")
+        await far.site.bars.look()
+        assert DELETED == await save(far, "cat")
+        assert await far.site.redis.keys("*session:*") == []
+
+
+async def test_fronts_look_by_themselves(
+    migrated: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again and again, also after a look that failed."""
+    monkeypatch.setattr(bars, "LOOK_INTERVAL_S", 0.01)
+    looks = 0
+    look = Bars.look
+
+    async def sometimes(self: Bars) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise StoreDown("Redis: away")
+        await look(self)
+
+    monkeypatch.setattr(Bars, "look", sometimes)
+    async with people(migrated) as site:
+        async with transaction(site.pool) as cursor:
+            await users.set_banned(cursor, "bob", banned=True)
+        await until(lambda: site.front.site.bars.names == {"bob": "banned"}, "the ban is seen")
+        assert BANNED == await save(site.front, "bob")
+
+
+async def test_a_ban_made_in_the_database_alone_is_seen_and_copied(site: People) -> None:
+    """As a process leaves it that dies right after its commit, or a command without Redis."""
+    async with transaction(site.pool) as cursor:
+        await users.set_banned(cursor, "bob", banned=True)
+    await site.front.site.bars.look()
+
+    assert BANNED == await save(site.front, "bob")
+    assert {b"bob"} == await copied(site.front.site)
+
+
+async def test_a_flushed_redis_is_filled_again_from_mysql(site: People, redis: Redis) -> None:
+    """And nobody gets in while it is empty."""
+    await bar(site, "ban", "bob")
+    await bar(site, "deleteUser", "cat")
+    await redis.flushall()
+    assert BANNED == await save(site.front, "bob")
+    await site.front.site.bars.look()
+
+    assert {b"bob", b"cat"} == await copied(site.front.site)
+    assert (BANNED, DELETED) == (await save(site.front, "bob"), await save(site.front, "cat"))
+
+
+async def test_a_fresh_front_knows_before_its_first_request(site: People, redis: Redis) -> None:
+    """From MySQL, with an empty Redis too."""
+    await bar(site, "ban", "bob")
+    await redis.flushall()
+    async with front(site.front.settings) as fresh:
+        assert BANNED == await save(fresh, "bob")
+        assert 200 == (await save(fresh, "ann"))[0]
+
+
+async def test_what_redis_holds_too_much_goes(site: People, redis: Redis) -> None:
+    """A name that MySQL does not bar is let in at the next look: MySQL decides."""
+    await redis.sadd(site.front.site.keys.barred("banned"), "ann")  # type: ignore[misc]
+    await site.front.site.bars.look()
+
+    assert 200 == (await save(site.front, "ann"))[0]
+    assert set() == await copied(site.front.site)
+
+
+async def test_a_ban_during_a_look_is_not_undone(
+    site: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look has read MySQL already, and would write what it read."""
+    await bar(site, "ban", "bob")
+    await site.front.site.redis.flushall()
+    read = users.read_barred
+
+    async def overtaken(cursor: Any) -> dict[str, str]:
+        found = await read(cursor)
+        await bar(site, "ban", "ann")
+        return found
+
+    monkeypatch.setattr(users, "read_barred", overtaken)
+    await site.front.site.bars.look()
+
+    assert BANNED == await save(site.front, "ann")
+    assert {b"ann"} == await copied(site.front.site)
+    monkeypatch.setattr(users, "read_barred", read)
+    await site.front.site.bars.look()
+    assert {b"ann", b"bob"} == await copied(site.front.site)
+
+
+async def test_without_mysql_redis_and_memory_go_on(own_servers: OwnServers) -> None:
+    """A front that starts then goes by Redis; one that runs forgets nothing if that is lost."""
+    async with front(own_servers.settings) as near:
+        await enrol(near.site.pool, "bob", "cat")
+        owner = signed(near, "admin")
+        for action, name in (("ban", "bob"), ("deleteUser", "cat")):
+            await owner.post(PATH, {"action": action, "targetUsername": name})
+        own_servers.mysql.kill()
+        async with front(own_servers.settings) as fresh:
+            for each in (near, fresh):
+                await each.site.bars.look()
+                assert BANNED == await save(each, "bob")
+                assert DELETED == await save(each, "cat")
+                assert 200 == (await save(each, "ann"))[0]
+            await near.site.redis.flushall()
+            await near.site.bars.look()
+            assert BANNED == await save(near, "bob")
+
+
+async def test_a_mysql_that_hangs_keeps_no_look_waiting(
+    own_servers: OwnServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up, and Redis counts."""
+    monkeypatch.setattr(bars, "_MYSQL_TIMEOUT_S", 0.1)
+    async with front(own_servers.settings) as site:
+        async with open_redis(own_servers.redis.url) as redis:
+            await redis.sadd(site.site.keys.barred("banned"), "bob")  # type: ignore[misc]
+        own_servers.mysql.pause()
+        try:
+            await asyncio.wait_for(site.site.bars.look(), 30)
+            assert BANNED == await save(site, "bob")
+        finally:
+            own_servers.mysql.resume()
+
+
+async def test_without_redis_a_ban_still_counts_where_it_was_made(
+    own_servers: OwnServers,
+) -> None:
+    """The look says that Redis is away; what was known goes on to count."""
+    async with front(own_servers.settings) as site:
+        await enrol(site.site.pool, "bob")
+        own_servers.redis.kill()
+        owner = signed(site, "admin")
+        answer = await owner.post(PATH, {"action": "ban", "targetUsername": "bob"})
+        assert (200, {"ok": True}) == answer
+        with pytest.raises(StoreDown):
+            await site.site.bars.look()
+        assert BANNED == await save(site, "bob")

@@ -1,0 +1,255 @@
+"""/api/login: who gets in, in which order things are checked, and what is kept of a password."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from shared.accounts import passwords
+from shared.settings import Settings
+from tests.callers import (
+    PASSWORD,
+    Caller,
+    People,
+    enrol,
+    error_of,
+    new_keys,
+    people,
+    query,
+)
+
+SALT = "00112233445566778899aabbccddeeff"
+SCRYPT = hashlib.scrypt(PASSWORD.encode(), salt=SALT.encode(), n=16_384, r=8, p=1, dklen=64)
+#: How sites may have stored the same password.
+FORMS = {
+    "plain": PASSWORD,
+    "sha256": hashlib.sha256(PASSWORD.encode()).hexdigest(),
+    "scrypt": f"{SALT}:{SCRYPT.hex()}",
+}
+WRONG = (401, "用户名或密码错误")
+
+
+@pytest.fixture(name="site")
+async def _site(migrated: Settings) -> AsyncIterator[People]:
+    async with people(migrated) as site:
+        await enrol(site.pool, "cat", password_hash=await passwords.hashed(PASSWORD))
+        yield site
+
+
+async def stored(site: People, name: str) -> str:
+    [(password_hash,)] = await query(
+        site.pool, "SELECT password_hash FROM users WHERE username = %s", name
+    )
+    return str(password_hash)
+
+
+LOGINS: list[tuple[Any, Any]] = [
+    ({}, (400, "用户名不能为空")),
+    ({"password": "x"}, (400, "用户名不能为空")),
+    ({"username": "", "password": ""}, (400, "用户名不能为空")),
+    ({"username": "cat"}, (400, "密码不能为空")),
+    ({"username": "cat", "password": ""}, (400, "密码不能为空")),
+    ({"username": "cat", "password": "wrong"}, WRONG),
+    ({"username": "cat", "password": PASSWORD.upper()}, WRONG),
+    ({"username": "cat", "password": PASSWORD + " "}, WRONG),
+    ({"username": "admin", "password": "wrong"}, WRONG),
+    ({"username": "admin", "password": "secret "}, WRONG),
+    ({"username": "nobody", "password": PASSWORD}, WRONG),
+    ({"username": "ann", "password": "!"}, WRONG),
+    ({"username": "cat", "password": PASSWORD}, (200, {"ok": True})),
+    ({"username": "admin", "password": "secret"}, (200, {"ok": True})),
+    ({"username": "cat", "password": PASSWORD, "cardKey": None}, (200, {"ok": True})),
+    ({"username": "cat", "password": PASSWORD, "cardKey": "  "}, (200, {"ok": True})),
+    ({"username": "cat", "password": PASSWORD, "more": [1]}, (200, {"ok": True})),
+]
+
+
+async def test_name_and_password_decide(site: People) -> None:
+    """The texts are those real front ends know; who fails learns nothing more."""
+    for body, expected in LOGINS:
+        caller = Caller(site.front)
+        assert expected == error_of(await caller.post("/api/login", body)), body
+        assert (expected[0] == 200) == await caller.is_in(), body
+
+
+async def test_a_login_sets_both_cookies(site: People) -> None:
+    """Ours is for the server alone, LunaTV's for its pages; neither is sent to other sites."""
+    body = {"username": "cat", "password": PASSWORD}
+    answer = await site.stranger.answer("POST", "/api/login", body)
+    session, lunatv = sorted(answer.headers.get_list("set-cookie"))
+
+    assert session.startswith("moonwake_session=")
+    assert {"HttpOnly", "SameSite=lax", "Path=/", "Max-Age=604800"} <= set(session.split("; "))
+    assert lunatv.startswith("user_auth=%257B%2522role%2522%253A%2522user%2522")
+    assert {"SameSite=lax", "Path=/", "Max-Age=604800"} <= set(lunatv.split("; "))
+    assert "HttpOnly" not in lunatv
+    assert "Secure" not in session + lunatv
+    assert "no-store" == answer.headers["cache-control"]
+
+
+async def test_cookies_may_be_for_https_alone(migrated: Settings) -> None:
+    """COOKIE_SECURE says so to the browser."""
+    async with people(migrated, cookie_secure=True) as site:
+        body = {"username": "admin", "password": "secret"}
+        answer = await site.stranger.answer("POST", "/api/login", body)
+
+        cookies = answer.headers.get_list("set-cookie")
+        assert [True, True] == ["Secure" in cookie.split("; ") for cookie in cookies]
+
+
+async def test_a_client_without_cookies_gets_a_token(site: People) -> None:
+    """It is sent as a bearer token; nothing is set that a browser would send by itself."""
+    body = {"username": "cat", "password": PASSWORD, "bearer": True}
+    answer = await site.stranger.answer("POST", "/api/login", body)
+    token = answer.json()["token"]
+    caller = Caller(site.front, authorization=f"Bearer {token}")
+
+    assert "set-cookie" not in answer.headers
+    assert not await site.stranger.is_in()
+    assert await caller.is_in()
+    assert not await Caller(site.front, authorization=f"Bearer {token}x").is_in()
+    assert not await Caller(site.front, authorization=f"Basic {token}").is_in()
+
+
+async def test_a_bearer_token_counts_before_any_cookie(site: People) -> None:
+    """Also where it is worth nothing: a client that names its login means that one."""
+    caller = Caller(site.front, authorization="Bearer junk", **site.front.cookie("ann"))
+
+    assert not await caller.is_in()
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_password_of_any_older_form_lets_in_once_and_is_upgraded(
+    site: People, form: str
+) -> None:
+    """What stays behind is argon2id, and the same password goes on to count."""
+    await enrol(site.pool, "old", password_hash=FORMS[form])
+
+    assert WRONG == error_of(await site.stranger.log_in("old", FORMS[form][:-1]))
+    assert FORMS[form] == await stored(site, "old")
+    for _ in range(2):
+        assert (200, {"ok": True}) == await Caller(site.front).log_in("old")
+    assert (await stored(site, "old")).startswith("$argon2id$")
+
+
+async def test_a_stored_hash_is_no_password(site: People) -> None:
+    """Who has read the table cannot log in with what stands in it."""
+    for number, form in enumerate(("sha256", "scrypt")):
+        await enrol(site.pool, f"old{number}", password_hash=FORMS[form])
+        answer = await Caller(site.front).log_in(f"old{number}", FORMS[form])
+        assert WRONG == error_of(answer)
+
+
+async def test_many_first_logins_at_once_all_get_in(site: People) -> None:
+    """Each would upgrade the password to a hash of its own: one does, and the others count too."""
+    await enrol(site.pool, "old", password_hash=FORMS["sha256"])
+    answers = await asyncio.gather(*(Caller(site.front).log_in("old") for _ in range(6)))
+
+    assert [(200, {"ok": True})] * 6 == answers
+    assert (200, {"ok": True}) == await Caller(site.front).log_in("old")
+
+
+@dataclass
+class Interruption:
+    """Something that happens right after the password of a login was hashed anew."""
+
+    site: People
+    sql: str
+    hashed: Any = field(default=passwords.hashed)
+
+    async def __call__(self, password: str) -> str:
+        new_hash: str = await self.hashed(password)
+        await query(self.site.pool, self.sql)
+        return new_hash
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE users SET password_hash = 'changed' WHERE username = 'old'",
+        "DELETE FROM users WHERE username = 'old'",
+    ],
+)
+async def test_who_changed_a_password_during_its_upgrade_wins(
+    site: People, monkeypatch: pytest.MonkeyPatch, sql: str
+) -> None:
+    """The old password is one no more, whoever was about to be let in by it."""
+    await enrol(site.pool, "old", password_hash=FORMS["sha256"])
+    monkeypatch.setattr(passwords, "hashed", Interruption(site, sql))
+
+    assert WRONG == error_of(await site.stranger.log_in("old"))
+    rows = await query(site.pool, "SELECT password_hash FROM users WHERE username = 'old'")
+    assert [("changed",)] * len(rows) == rows
+
+
+# --- standing: after the password ---------------------------------------------------
+
+
+async def test_a_ban_is_told_to_who_knows_the_password(site: People) -> None:
+    """To nobody else."""
+    await site.adm.post("/api/admin/user", {"action": "ban", "targetUsername": "cat"})
+
+    assert (401, "用户被封禁") == error_of(await site.stranger.log_in("cat"))
+    assert WRONG == error_of(await site.stranger.log_in("cat", "wrong"))
+
+
+async def test_an_expired_membership_keeps_users_out_and_admins_not(site: People) -> None:
+    """Whoever never bound a key needs none; a new key at the login lets in again."""
+    for name in ("cat", "adm"):
+        [key] = await new_keys(site.pool)
+        caller = site.front.cookie(name)
+        assert (
+            200
+            == (await Caller(site.front, **caller).post("/api/user/cardkey", {"cardKey": key}))[0]
+        )
+    past = "2020-01-01"
+    for table in ("memberships", "user_card_keys"):
+        await query(site.pool, f"UPDATE {table} SET expires_at = %s", past)
+    [key] = await new_keys(site.pool)
+    await query(
+        site.pool,
+        "UPDATE users SET password_hash = (SELECT p FROM (SELECT password_hash p FROM users"
+        " WHERE username = 'cat') t) WHERE username = 'adm'",
+    )
+
+    out_of_time = (401, "卡密已过期，请在设置页面重新绑定新卡密")
+    assert out_of_time == error_of(await site.stranger.log_in("cat"))
+    assert not await site.stranger.is_in()
+    assert (200, {"ok": True}) == await Caller(site.front).log_in("adm")
+    assert (200, {"ok": True}) == await Caller(site.front).log_in("cat", cardKey=f" {key} ")
+    assert (200, {"ok": True}) == await Caller(site.front).log_in("cat")
+
+
+async def test_a_login_with_a_card_key_binds_it(site: People) -> None:
+    """Spaces around it do not count; what is wrong with it is told, and nobody is let in."""
+    key, other = await new_keys(site.pool, 2)
+    [old] = await new_keys(site.pool, age_days=8)
+
+    assert (200, {"ok": True}) == await site.stranger.log_in("cat", cardKey=f"\t{key}\n")
+    _, body = await site.stranger.get("/api/user/cardkey")
+    assert key == body["cardKeyInfo"]["plainKey"]
+    for wrong, text in ((key, "卡密已被使用"), (old, "卡密已过期"), ("x" * 16, "卡密无效或不存在")):
+        caller = Caller(site.front)
+        assert (401, text) == error_of(await caller.log_in("cat", cardKey=wrong))
+        assert not await caller.is_in()
+    assert (200, {"ok": True}) == await site.stranger.log_in("cat", cardKey=other)
+
+
+async def test_a_login_sent_again_binds_its_key_once_and_another_is_refused(site: People) -> None:
+    """The Idempotency-Key goes with the binding; the password is asked for each time."""
+    key, other = await new_keys(site.pool, 2)
+    body = {"username": "cat", "password": PASSWORD, "cardKey": key}
+
+    for _ in range(2):
+        assert 200 == (await site.stranger.post("/api/login", body, idempotency_key="k"))[0]
+    wrong = {**body, "password": "wrong"}
+    assert WRONG == error_of(await site.stranger.post("/api/login", wrong, idempotency_key="k"))
+    reused = {**body, "cardKey": other}
+    assert (409, "Idempotency-Key 已用于另一个请求") == error_of(
+        await site.stranger.post("/api/login", reused, idempotency_key="k")
+    )

@@ -1,0 +1,375 @@
+"""/api/register and /api/change-password: what is checked in which order, and what is made."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from shared.keys import Keys
+from shared.settings import Settings
+from shared.times import DAY_MS
+from tests.callers import (
+    PASSWORD,
+    Caller,
+    People,
+    configure,
+    enrol,
+    error_of,
+    everything,
+    give_points,
+    new_keys,
+    people,
+    query,
+)
+from tests.fronts import events_in
+from tests.plays import record
+
+PATH = "/api/register"
+NEW = {"username": "newbie", "password": PASSWORD, "confirmPassword": PASSWORD}
+DONE = {"ok": True, "message": "注册成功", "needDelay": False, "cardKeyInfo": None}
+NAME_RULE = "用户名只能包含字母、数字、下划线，长度3-20位"
+TAKEN = (400, "该用户名已被注册")
+
+
+@pytest.fixture(name="site")
+async def _site(migrated: Settings) -> AsyncIterator[People]:
+    async with people(migrated) as site:
+        yield site
+
+
+async def code_of(site: People, name: str) -> str:
+    [(code,)] = await query(
+        site.pool, "SELECT invitation_code FROM user_points WHERE username = %s", name
+    )
+    return str(code)
+
+
+async def test_who_registers_is_logged_in_and_has_an_account(site: People) -> None:
+    """Both cookies, no points yet, and an invitation code of 16 letters and digits."""
+    answer = await site.stranger.answer("POST", PATH, NEW)
+
+    assert (200, DONE) == (answer.status_code, answer.json())
+    cookies = sorted(each.partition("=")[0] for each in answer.headers.get_list("set-cookie"))
+    assert ["moonwake_session", "user_auth"] == cookies
+    status, info = await site.stranger.get("/api/invitation/info")
+    assert (200, 0, 0, 0) == (status, info["totalInvites"], info["totalRewards"], info["balance"])
+    assert info["code"].isalnum()
+    assert 16 == len(info["code"])
+    [(stored, role)] = await query(
+        site.pool, "SELECT password_hash, role FROM users WHERE username = 'newbie'"
+    )
+    assert ("user", True) == (role, stored.startswith("$argon2id$"))
+    assert (200, {"ok": True}) == await Caller(site.front).log_in("newbie")
+
+
+#: Each of the first four breaks all rules after its own, too.
+BAD = [
+    ({"username": "", "password": "", "confirmPassword": "x"}, "用户名不能为空"),
+    ({"username": "é", "password": "", "confirmPassword": "x"}, "密码不能为空"),
+    ({"username": "é", "password": "short", "confirmPassword": "x"}, "两次输入的密码不一致"),
+    ({"username": "é", "password": "short", "confirmPassword": "short"}, "密码长度至少6位"),
+    ({"username": "admin"}, "该用户名已被使用"),
+    ({"username": "ADMIN"}, "该用户名已被使用"),
+    ({"username": "aDmIn"}, "该用户名已被使用"),
+    ({"username": "ab"}, NAME_RULE),
+    ({"username": "a" * 21}, NAME_RULE),
+    ({"username": "new bie"}, NAME_RULE),
+    ({"username": "newbie "}, NAME_RULE),
+    ({"username": " newbie"}, NAME_RULE),
+    ({"username": "newbie\n"}, NAME_RULE),
+    ({"username": "newbie\u0000"}, NAME_RULE),
+    ({"username": "\u0430nn"}, NAME_RULE),  # Cyrillic
+    ({"username": "\uff41\uff4e\uff4e"}, NAME_RULE),  # full width
+    ({"username": "adm\u0131n"}, NAME_RULE),  # without its dot
+    ({"username": "ann\u200b"}, NAME_RULE),
+    ({"username": "\u0663\u0663\u0663"}, NAME_RULE),  # digits, but not ours
+    ({"username": "ann"}, TAKEN[1]),
+    ({"username": "Ann"}, TAKEN[1]),
+    ({"username": "ANN"}, TAKEN[1]),
+    ({"password": "x" * 1_025, "confirmPassword": "x" * 1_025}, "密码无效"),
+    ({"password": "密" * 342, "confirmPassword": "密" * 342}, "密码无效"),
+    ({"cardKey": "A" * 16}, "卡密无效或不存在"),
+]
+
+
+async def test_what_is_wrong_is_told_in_the_order_of_real_front_ends(site: People) -> None:
+    """400 with its text; there is no user afterwards, no key, no session."""
+    before = await everything(site.pool)
+    for changes, expected in BAD:
+        answer = await site.stranger.post(PATH, {**NEW, **changes})
+        assert (400, expected) == error_of(answer), changes
+
+    assert before == await everything(site.pool)
+    assert not await site.stranger.is_in()
+
+
+async def test_the_longest_password_and_name_are_taken(site: People) -> None:
+    """1,024 bytes of it, and the shortest too."""
+    for name, password in (("a" * 20, "x" * 1_024), ("abc", "六位密码六位"), ("a_1", "x" * 6)):
+        assert (200, DONE) == await Caller(site.front).register(name, password)
+        assert (200, {"ok": True}) == await Caller(site.front).log_in(name, password)
+
+
+# --- what the configuration says ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, (True, False, "operation", False)),
+        ({"UserConfig": {"AllowRegister": False}}, (False, False, "operation", False)),
+        ({"UserConfig": {"AllowRegister": "no"}}, (True, False, "operation", False)),
+        ({"CardKeyConfig": {"enabled": True}}, (True, True, "operation", True)),
+        (
+            {"CardKeyConfig": {"enabled": True, "systemMode": "promotion"}},
+            (True, True, "promotion", False),
+        ),
+        ({"UserConfig": [], "CardKeyConfig": "junk"}, (True, False, "operation", False)),
+    ],
+)
+async def test_the_page_is_told_what_registration_asks_for(
+    site: People, config: dict[str, Any], expected: Any
+) -> None:
+    """Everybody may ask; what the document does not say, or says in a wrong way, is the default."""
+    await configure(site.pool, **config)
+    names = ("allowRegister", "cardKeyEnabled", "systemMode", "showCardKeyInput")
+
+    assert (200, dict(zip(names, expected, strict=True))) == await site.stranger.get(
+        "/api/register/config"
+    )
+
+
+async def test_closed_registration_says_so_first(site: People) -> None:
+    """403 whatever else is wrong."""
+    await configure(
+        site.pool,
+        UserConfig={"AllowRegister": False},
+        CardKeyConfig={"enabled": True, "requireCardKeyOnRegister": True},
+    )
+    for body in ({}, NEW, {"username": "ann"}):
+        answer = await site.stranger.post(PATH, body)
+        assert (403, "管理员已关闭用户注册功能") == error_of(answer)
+
+
+async def test_a_card_key_may_be_required(site: People) -> None:
+    """It is asked for before anything else, and bound with the registration or not at all."""
+    await configure(site.pool, CardKeyConfig={"enabled": True, "requireCardKeyOnRegister": True})
+    key, other = await new_keys(site.pool, 2)
+
+    for missing in ({}, NEW, {**NEW, "cardKey": ""}, {**NEW, "cardKey": " \t"}):
+        assert (400, "卡密不能为空") == error_of(await site.stranger.post(PATH, missing))
+    status, body = await site.stranger.register("newbie", cardKey=f" {key}\n")
+    assert (200, key, "admin_created") == (
+        status,
+        body["cardKeyInfo"]["plainKey"],
+        body["cardKeyInfo"]["source"],
+    )
+    assert (400, "卡密已被使用") == error_of(
+        await Caller(site.front).register("second", cardKey=key)
+    )
+    assert TAKEN == error_of(await Caller(site.front).register("newbie", cardKey=other))
+    assert [("unused",)] == await query(
+        site.pool, "SELECT status FROM card_keys WHERE plain_key = %s", other
+    )
+
+
+@pytest.mark.parametrize(("kind", "days"), [("week", 7), ("year", 365), ("junk", 7)])
+async def test_promotion_gives_everybody_a_key(site: People, kind: str, days: int) -> None:
+    """Of the configured type, a week where that is none; no key is asked for."""
+    card_keys = {"enabled": True, "requireCardKeyOnRegister": True, "systemMode": "promotion"}
+    await configure(site.pool, CardKeyConfig={**card_keys, "promotionCardKeyType": kind})
+    _, body = await site.stranger.register("newbie")
+    info = body["cardKeyInfo"]
+
+    assert ("promotion_register", days) == (info["source"], info["daysRemaining"])
+    assert days * DAY_MS == info["expiresAt"] - info["boundAt"]
+    _, held = await site.stranger.get("/api/cardkeys/my")
+    assert [("promotion_register", "used")] == [
+        (key["source"], key["status"]) for key in held["cardKeys"]
+    ]
+
+
+async def test_who_brings_a_key_under_promotion_binds_that_one(site: People) -> None:
+    """And gets none beside it."""
+    await configure(site.pool, CardKeyConfig={"systemMode": "promotion"})
+    [key] = await new_keys(site.pool, 1, "month")
+    _, body = await site.stranger.register("newbie", cardKey=key)
+
+    assert key == body["cardKeyInfo"]["plainKey"]
+    assert [(1,)] == await query(site.pool, "SELECT COUNT(*) FROM card_keys")
+
+
+# --- invitations ----------------------------------------------------------------------
+
+
+async def test_an_invitation_is_rewarded_once_per_address(site: People) -> None:
+    """The second from there is listed and not rewarded; a code of nobody is ignored."""
+    code = await code_of(site, "ann")
+    for name, address, invited_by in (
+        ("first", "198.51.100.7", f" {code} "),
+        ("second", "198.51.100.7", code),
+        ("third", "198.51.100.8", code),
+        ("fourth", "198.51.100.9", "NOBODYSCODE00000"),
+        ("fifth", "198.51.100.10", code.lower()),
+    ):
+        caller = Caller(site.front, address=address)
+        assert (200, DONE) == await caller.register(name, invitationCode=invited_by)
+
+    _, info = await site.ann.get("/api/invitation/info")
+    assert (3, 200, 200) == (info["totalInvites"], info["totalRewards"], info["balance"])
+    _, history = await site.ann.get("/api/points/history")
+    assert [("earn", 100, "邀请好友注册", "third"), ("earn", 100, "邀请好友注册", "first")] == [
+        (each["type"], each["amount"], each["reason"], each["relatedUser"])
+        for each in history["history"]
+    ]
+
+
+async def test_without_an_address_there_is_no_reward(site: People) -> None:
+    """Of a Unix socket, say, nobody knows who is behind it."""
+    caller = Caller(site.front, address=None, x_forwarded_for="198.51.100.7")
+    await caller.register("newbie", invitationCode=await code_of(site, "ann"))
+
+    assert [("", 0)] == await query(site.pool, "SELECT ip_address, rewarded FROM invitations")
+
+
+async def test_a_failed_registration_rewards_nobody(site: People) -> None:
+    """The address is not used up either."""
+    code = await code_of(site, "ann")
+    before = await everything(site.pool)
+    answer = await site.stranger.register("newbie", invitationCode=code, cardKey="A" * 16)
+
+    assert (400, "卡密无效或不存在") == error_of(answer)
+    assert before == await everything(site.pool)
+
+
+# --- names that were there before ------------------------------------------------------
+
+
+async def test_who_takes_a_deleted_users_name_finds_nothing_of_theirs(
+    site: People, redis: Redis
+) -> None:
+    """Neither points, nor records, nor their login: that session is over."""
+    await site.stranger.register("newbie")
+    former = Caller(
+        site.front, cookie=f"moonwake_session={site.stranger.client.cookies['moonwake_session']}"
+    )
+    await give_points(site.pool, "newbie", 100)
+    await site.front.save("newbie", "s+1", record())
+    keys = Keys(site.front.settings.key_prefix)
+    kept = {
+        name: await redis.dump(name)
+        for name in [keys.sessions("newbie"), *(await redis.keys(f"{keys.prefix}session:*"))]
+    }
+    delete = {"action": "deleteUser", "targetUsername": "newbie"}
+    assert (200, {"ok": True}) == await site.adm.post("/api/admin/user", delete)
+    for name, value in kept.items():  # as if Redis had been away at that moment
+        await redis.restore(name, 60_000, value)
+    site.front.site.bars.names = {}  # as on a front that does not know yet
+    assert 200 == (await site.front.save("newbie", "s+2", record())).status_code
+    caller = Caller(site.front)
+
+    assert (200, DONE) == await caller.register("newbie", "another password")
+    assert (200, {"balance": 0}) == await caller.get("/api/points/balance")
+    assert {} == await site.front.records("newbie")
+    assert not await former.is_in()
+
+
+async def test_registering_a_banned_users_name_harms_them_in_nothing(
+    site: People, redis: Redis
+) -> None:
+    """A stranger may try as often as they like: the records stay, and so does the ban."""
+    await site.front.save("bob", "s+1", record())
+    await site.adm.post("/api/admin/user", {"action": "ban", "targetUsername": "bob"})
+    for name in ("bob", "Bob"):
+        assert TAKEN == error_of(await site.stranger.register(name))
+        add = {"action": "add", "targetUsername": name, "targetPassword": "x"}
+        assert TAKEN == error_of(await site.adm.post("/api/admin/user", add))
+
+    assert ["save"] == [event["op"] for event in await events_in(site.front, redis)]
+    assert not await site.bob.is_in()
+    assert {"bob": "banned"} == site.front.site.bars.names
+
+
+# --- sent twice -----------------------------------------------------------------------
+
+
+async def test_a_registration_sent_again_is_answered_the_same(site: People) -> None:
+    """Also with a key and an invitation; the second answer is a login as well."""
+    [key] = await new_keys(site.pool)
+    body = {**NEW, "cardKey": key, "invitationCode": await code_of(site, "ann")}
+    first = await site.stranger.post(PATH, body, idempotency_key="k")
+    before = await everything(site.pool)
+    caller = Caller(site.front)
+
+    assert first == await caller.post(PATH, body, idempotency_key="k")
+    assert before == await everything(site.pool)
+    assert await caller.is_in()
+    assert TAKEN == error_of(await caller.post(PATH, body))
+    other = {**body, "username": "second"}
+    assert (409, "Idempotency-Key 已用于另一个请求") == error_of(
+        await caller.post(PATH, other, idempotency_key="k")
+    )
+
+
+@pytest.mark.parametrize(
+    ("become", "expected"),
+    [
+        ({"action": "changePassword", "targetPassword": "changed"}, (401, "用户名或密码错误")),
+        ({"action": "deleteUser"}, (401, "用户名或密码错误")),
+        ({"action": "ban"}, (401, "用户已被封禁")),
+    ],
+)
+async def test_a_registration_sent_again_later_is_no_way_in(
+    site: People, redis: Redis, become: dict[str, str], expected: Any
+) -> None:
+    """By then the password may be another one, or the user gone or banned: and stays so."""
+    await site.stranger.post(PATH, NEW, idempotency_key="k")
+    await site.adm.post("/api/admin/user", {**become, "targetUsername": "newbie"})
+    barred = dict(site.front.site.bars.names)
+    sessions = await redis.keys("*session:*")
+    caller = Caller(site.front)
+
+    assert expected == error_of(await caller.post(PATH, NEW, idempotency_key="k"))
+    assert not await caller.is_in()
+    assert barred == site.front.site.bars.names
+    assert sessions == await redis.keys("*session:*")
+
+
+# --- changing a password ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("who", "body", "expected"),
+    [
+        ("ann", {}, (400, "新密码不得为空")),
+        ("ann", {"newPassword": ""}, (400, "新密码不得为空")),
+        ("owner", {"newPassword": ""}, (400, "新密码不得为空")),
+        ("owner", {"newPassword": "secret2"}, (403, "站长不能通过此接口修改密码")),
+        ("ann", {"newPassword": "x" * 1_025}, (400, "密码无效")),
+        ("ann", {"newPassword": None}, (400, "参数格式错误")),
+        ("ann", {"newPassword": "x", "username": "bob"}, (200, {"ok": True})),
+        ("adm", {"newPassword": "new password"}, (200, {"ok": True})),
+    ],
+)
+async def test_a_password_is_changed_by_whose_it_is(
+    site: People, who: str, body: Any, expected: Any
+) -> None:
+    """The owner's is the environment's; a name in the body is nobody's business."""
+    before = await everything(site.pool)
+    answer = await site.known_as(who).post("/api/change-password", body)
+    after = await everything(site.pool)
+
+    assert expected == error_of(answer)
+    changed = {row[1] for row in {*map(tuple, after["users"])} - {*map(tuple, before["users"])}}
+    assert ({who} if expected[0] == 200 else set()) == changed - {"admin"}
+
+
+async def test_names_that_a_site_brought_along_keep_others_out(site: People) -> None:
+    """Two that differ by case live on, and nobody gets a third."""
+    await enrol(site.pool, "Old_One")
+    await query(site.pool, "INSERT INTO users (username, password_hash) VALUES ('old_one', '!')")
+
+    assert TAKEN == error_of(await site.stranger.register("OLD_ONE"))
