@@ -758,6 +758,23 @@ async def test_a_key_that_somebody_used_who_is_gone_cannot_be_bound_again(
     assert {"made_used": 1} == summary["card_keys"]["repaired_by_reason"]
 
 
+async def test_a_key_that_comes_after_its_used_row_is_used(
+    migrated: Settings, pool: Pool, luna: Redis
+) -> None:
+    """It could not be read when its row came along."""
+    await luna.set("u:ann:pwd", sha256("x"))
+    await put_held(luna, "ann", sha256("k"), "h1", status="used", usedBy="ann")
+    await bring(migrated)
+    await luna.delete("u:ann:pwd", "user:cardkey:ann:h1")
+    await put_key(luna, "k", kind="year")
+
+    await bring(migrated)
+
+    query = "SELECT k.status, h.key_type FROM card_keys k JOIN user_card_keys h USING (key_hash)"
+    assert [("used", "year")] == await rows(pool, query)
+    assert [] == await audit(pool, OWNER)
+
+
 async def test_rows_of_one_id_are_told_apart(migrated: Settings, pool: Pool, luna: Redis) -> None:
     """The second gets an id of its own, and no record of points takes the first for it."""
     for name in ("ann", "bob"):
