@@ -94,9 +94,6 @@ class Locks:
             await stack.enter_async_context(self._queues.setdefault(name, asyncio.Lock()))
         stack.push_async_callback(held.give_back)
         try:
-            # A frozen Redis costs `ANSWER_S` to find out: not each of those who wait in turn.
-            if started_s < self._away_until_s:
-                raise StoreDown("Redis did not answer a moment ago")
             await self._take_all(held, names)
         except StoreDown as error:
             UNLOCKED.inc()
@@ -104,6 +101,9 @@ class Locks:
         WAITS.observe(time.monotonic() - started_s)
 
     async def _take_all(self, held: _Held, names: Collection[str]) -> None:
+        # A frozen Redis costs `ANSWER_S` to find out: not each of those who wait in turn.
+        if time.monotonic() < self._away_until_s:
+            raise StoreDown("Redis did not answer a moment ago")
         try:
             for name in names:
                 await held.take(self._keys.lock(name))
