@@ -41,7 +41,11 @@ UPDATE user_card_keys SET status = 'used', used_by = COALESCE(%s, used_by, usern
     used_at = COALESCE(used_at, %s)
 WHERE key_hash = %s
 """
-#: Of a key that was refused when they came.
+#: Rows that came when the key itself was refused.
+_USED_ROWS = """
+SELECT key_hash, MIN(COALESCE(used_at, created_at)) FROM user_card_keys
+WHERE status = 'used' AND key_hash IN
+"""
 _TYPE_ROWS = "UPDATE user_card_keys SET key_type = %s WHERE key_hash = %s"
 _INSERT_ROW = """
 INSERT INTO user_card_keys (id, key_hash, username, key_type, status, source, created_at,
@@ -59,9 +63,16 @@ _EXTEND_ROW = "UPDATE user_card_keys SET expires_at = %s WHERE username = %s AND
 
 async def bring_loose_keys(page: Page, keys: Sequence[PlannedKey]) -> None:
     """Keys bound to nobody who is here."""
-    stored = await _stored_keys(page, [planned.key.key_hash for planned in keys])
+    hashes = [planned.key.key_hash for planned in keys]
+    stored = await _stored_keys(page, hashes)
+    used = dict(await page.rows_in(_USED_ROWS, hashes, after=" GROUP BY key_hash"))
     for planned in keys:
-        await _bring_key(page, planned, stored.get(planned.key.key_hash))
+        key_hash = planned.key.key_hash
+        if planned.key.status != "used" and key_hash not in stored and key_hash in used:
+            binding = {"status": "used", "bound_at": ms_of(used[key_hash])}
+            planned.key = structs.replace(planned.key, **binding)
+            planned.repairs["made_used"] = "a user has used it here"
+        await _bring_key(page, planned, stored.get(key_hash))
 
 
 # --- keys of a user ---------------------------------------------------------------
@@ -113,7 +124,7 @@ async def bring_keys(page: Page, person: Person, holdings: Holdings) -> None:
         membership = await _with_own_key(page, person, membership, keys)
     await _bring_rows(page, holdings, rows, plan_rows(person.name, rows, keys, membership))
     if membership is not None:
-        await _bring_membership(page, person.name, membership)
+        await _bring_membership(page, person.name, membership, holdings)
 
 
 async def _wanted_membership(page: Page, person: Person) -> Membership | None:
@@ -196,12 +207,14 @@ async def _with_own_key(
     return structs.replace(membership, bound_key=key.key_hash, bound_at=key.bound_at)
 
 
-async def _bring_membership(page: Page, username: str, membership: Membership) -> None:
+async def _bring_membership(
+    page: Page, username: str, membership: Membership, holdings: Holdings
+) -> None:
     until = datetime_text(membership.expires_at)
     values = (username, membership.bound_key, datetime_text(membership.bound_at or 0), until)
     await page.write(_INSERT_MEMBERSHIP, values)
-    # The row may have been here before.
-    await page.write(_EXTEND_ROW, (until, username, membership.bound_key))
+    if membership.bound_key in holdings.ids:  # the row was here before
+        await page.write(_EXTEND_ROW, (until, username, membership.bound_key))
 
 
 async def _bring_rows(

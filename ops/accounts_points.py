@@ -100,7 +100,10 @@ async def _write(
     points: PlannedPoints,
 ) -> None:
     account, books = belongings.points, page.books
-    code = None if account is None else await _free_code(page, username, account.invitation_code)
+    code = None if account is None else account.invitation_code
+    if holder := await _code_holder(page, username, code):
+        points.account_repairs["code_taken"] = f"it is {holder}'s; another is made when needed"
+        code = None
     figures = (points.balance, points.total_earned, points.total_redeemed)
     changes = here is None or here.figures != figures or bool(code and not here.code)
     if account is not None:
@@ -119,18 +122,13 @@ async def _write(
     _remember(page, username, code, points)
 
 
-async def _free_code(page: Page, username: str, code: str | None) -> str | None:
-    """The user's invitation code, unless it is somebody else's; then one is made when needed."""
+async def _code_holder(page: Page, username: str, code: str | None) -> str | None:
+    """Who else has the invitation *code* here."""
     if code is None:
         return None
-    query = "SELECT username FROM user_points WHERE invitation_code = %s"
-    row = await page.row(query, (code,))
-    holder = page.task.unwritten.codes.get(code) if row is None else row[0]
-    if holder in (None, username):
-        return code
-    detail = f"the invitation code is that of {holder}; another is made when it is needed"
-    page.books.repair("points_accounts", f"user {username}", "code_taken", detail)
-    return None
+    query = "SELECT username FROM user_points WHERE invitation_code = %s AND username <> %s"
+    row = await page.row(query, (code, username))
+    return page.task.unwritten.codes.get(code) if row is None else str(row[0])
 
 
 def _tell(page: Page, username: str, points: PlannedPoints) -> None:

@@ -13,8 +13,8 @@ from asyncmy.connection import Connection
 from asyncmy.cursors import Cursor
 from asyncmy.errors import MySQLError
 from hiredis import pack_command
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio import Connection as RedisConnection
-from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from shared.errors import Contended, DataRefused, MoonwakeError, StoreDown, Taken, Transient
@@ -73,6 +73,10 @@ _DRAIN_SESSION = (
 )
 
 
+#: Of one client. Appends and other long-lived connections are not of its pool.
+_REDIS_CONNECTIONS_MAX = 64
+
+
 class Dialect(Enum):
     """The two servers whose SQL differs where it matters."""
 
@@ -90,13 +94,21 @@ class PackedConnection(RedisConnection):
 
 
 def open_redis(url: str, *, timeout_s: float = 5.0) -> Redis:
-    """A client that answers in bytes, never retries by itself and gives up after *timeout_s*."""
-    client: Redis = Redis.from_url(
+    """A client that answers in bytes, never retries by itself and gives up after *timeout_s*.
+
+    Where more than `_REDIS_CONNECTIONS_MAX` ask at once, some wait for as long for a connection.
+    """
+    # The ordinary pool opens one connection at a time: behind a Redis that does not answer,
+    # each of those who ask would wait for the time-outs of all before it.
+    pool = BlockingConnectionPool.from_url(
         url,
+        max_connections=_REDIS_CONNECTIONS_MAX,
+        timeout=timeout_s,
         socket_timeout=timeout_s,
         socket_connect_timeout=min(timeout_s, 2.0),
         connection_class=PackedConnection,  # for redis://; others have a class of their own
     )
+    client: Redis = Redis.from_pool(pool)
     # Entries are read by the hundred thousand: a dictionary each would be most of the cost.
     for command in ("XREAD", "XRANGE"):
         client.set_response_callback(command, _as_sent)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import orjson
@@ -13,6 +14,11 @@ AT = 1_700_000_000_000
 DAY = 86_400_000
 OWNER = "admin"
 TYPES = {"week": 7, "month": 30, "quarter": 90, "year": 365}
+
+
+def moment(ms: int) -> datetime:
+    """What a DATETIME(3) is read as."""
+    return datetime(1970, 1, 1) + timedelta(milliseconds=ms)  # noqa: DTZ001 -- as the driver does
 
 
 def sha256(text: str) -> str:
@@ -253,8 +259,11 @@ class OddSite:
             *("192.0.2.1", "192.0.2.2", "::ffff:192.0.2.3", "192.0.2.3", "unknown", "some text"),
             *("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"),
         ]
-        for ip in addresses:
-            inviter, invitee = self._chance.sample(self._anybody, 2)
+        # Each pair once: the same reward given twice is what an audit is there to find.
+        pairs = [(a, b) for a in self._anybody for b in self._anybody if a != b]
+        for ip, (inviter, invitee) in zip(
+            addresses, self._chance.sample(pairs, len(addresses)), strict=True
+        ):
             if self._sometimes(0.8):
                 await put_invitation(self._site, inviter, invitee, ip)
             if self._sometimes(0.8):

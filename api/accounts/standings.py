@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 
 import structlog
@@ -37,10 +38,11 @@ async def tell_standing(site: Site, username: str) -> None:
     if reason is None:
         await told(site.bars.lift(username))
         return
-    await told(site.bars.bar(username, reason))
-    await told(site.sessions.end_all(username))
+    telling = [site.bars.bar(username, reason), site.sessions.end_all(username)]
     if reason == "deleted":
-        await told(site.append(clear_of(site.gate.visitor_named(username))))
+        telling.append(site.append(clear_of(site.gate.visitor_named(username))))
+    # At once: a Redis that does not answer is waited for once.
+    await asyncio.gather(*map(told, telling))
 
 
 async def told(telling: Awaitable[object]) -> None:

@@ -46,14 +46,29 @@ class Bars:
             try:
                 await self.look()
             except StoreDown as error:
-                # Without Redis nothing is written either; what was known goes on to count.
-                log.warning("bars_unreadable", error=str(error))
+                log.warning("bars_not_copied", error=str(error))
 
     async def look(self) -> None:
         """Bring this process and Redis to what MySQL says; without MySQL, to what Redis says.
 
-        Raises `StoreDown` if Redis is away.
+        Raises `StoreDown` if Redis is away; this process is brought to what MySQL says then too.
         """
+        try:
+            await self._look_at_both()
+        except StoreDown:
+            # Accounts are changed without Redis as well, by whoever has LunaTV's cookie.
+            known = self.names
+            if (stored := await self._stored()) is not None:
+                self._learn(stored, known)
+            raise
+
+    def _learn(self, names: Mapping[str, str], known: Mapping[str, str]) -> None:
+        """Go by *names*, unless somebody was barred since *known* was all that was known."""
+        if self.names is known:
+            self.names = names
+
+    async def _look_at_both(self) -> None:
+        known = self.names
         with redis_errors():
             async with self._redis.pipeline(transaction=True) as pipe:
                 # Watched before MySQL is read: a ban of that moment makes EXEC fail, and stays.
@@ -66,10 +81,10 @@ class Bars:
                 stored = await self._stored()
                 if stored is None:
                     # Redis may have lost its copy: what was known goes on to count.
-                    self.names = {**self.names, **copy}
+                    self._learn({**known, **copy}, known)
                     return
                 if stored == copy:
-                    self.names = copy
+                    self._learn(stored, known)
                     return
                 pipe.multi()  # type: ignore[no-untyped-call]
                 pipe.delete(*self._keys.values())
@@ -79,7 +94,7 @@ class Bars:
                     await pipe.execute()
                 except WatchError:
                     return  # somebody was barred just now: the next look sees it
-                self.names = stored
+                self._learn(stored, known)
 
     async def _stored(self) -> dict[str, str] | None:
         """What MySQL says; None while it cannot be read."""

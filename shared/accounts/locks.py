@@ -36,6 +36,8 @@ LEASE_MS = 5_000
 WAIT_S = 10.0
 #: A Redis that takes longer counts as away: an operation is to last longer than its locks.
 ANSWER_S = 1.0
+#: For so long nobody asks again.
+AWAY_S = 1.0
 #: Between looks at a lock that is held (s), a random part of each; the last one is repeated.
 _PAUSES_S = (0.005, 0.01, 0.02, 0.05)
 
@@ -59,6 +61,8 @@ class Locks:
         #: Where the tasks of this process line up: one of them at a time looks at Redis. A
         #: queue is forgotten when nobody is in it.
         self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        #: Until when Redis is not asked, because it did not answer (s, monotonic).
+        self._away_until_s = 0.0
 
     @asynccontextmanager
     async def hold(self, *names: str) -> AsyncIterator[None]:
@@ -90,12 +94,22 @@ class Locks:
             await stack.enter_async_context(self._queues.setdefault(name, asyncio.Lock()))
         stack.push_async_callback(held.give_back)
         try:
-            for name in names:
-                await held.take(self._keys.lock(name))
+            await self._take_all(held, names)
         except StoreDown as error:
             UNLOCKED.inc()
             log.info("went_on_unlocked", error=str(error))
         WAITS.observe(time.monotonic() - started_s)
+
+    async def _take_all(self, held: _Held, names: Collection[str]) -> None:
+        # A frozen Redis costs `ANSWER_S` to find out: not each of those who wait in turn.
+        if time.monotonic() < self._away_until_s:
+            raise StoreDown("Redis did not answer a moment ago")
+        try:
+            for name in names:
+                await held.take(self._keys.lock(name))
+        except StoreDown:
+            self._away_until_s = time.monotonic() + AWAY_S
+            raise
 
 
 class _Held:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Any
 
 import httpx
@@ -21,6 +22,11 @@ from tests.plays import rows
 _NUMBERS = itertools.count(1)
 POINTS = 1_000
 
+#: Everybody registers from an address of their own.
+_FIRST_ADDRESS = IPv4Address("10.0.0.0")
+
+Rows = list[tuple[Any, ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -33,18 +39,22 @@ class Change:
     headers: dict[str, str]
     #: What the tables say, before and after.
     query: str
-    done: tuple[Any, ...]
-    before: tuple[Any, ...] = field(default=())
+    done: tuple[int, ...]
+    before: tuple[int, ...]
+    #: What the answer tells, as rows, and the same in the tables.
+    told: Callable[[Any], Rows] = lambda body: [(body["ok"],)]
+    told_query: str = "SELECT TRUE"
 
-    async def state(self, pool: Pool) -> tuple[Any, ...]:
+    async def state(self, pool: Pool) -> tuple[int, ...]:
         [row] = await rows(pool, self.query)
         return tuple(int(value) for value in row)
 
-    async def send(self, url: str) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=url, timeout=40, trust_env=False) as client:
-            return await client.request(
-                self.method, self.path, json=self.body, headers=self.headers
-            )
+    async def stored(self, pool: Pool) -> Rows:
+        """What a right answer tells."""
+        return sorted(await rows(pool, self.told_query))
+
+    async def send(self, client: httpx.AsyncClient) -> httpx.Response:
+        return await client.request(self.method, self.path, json=self.body, headers=self.headers)
 
 
 Prepare = Callable[[Pool, Settings], Awaitable[Change]]
@@ -72,11 +82,23 @@ def _headers(settings: Settings, user: str | None) -> dict[str, str]:
     number = next(_NUMBERS)
     headers = {
         "idempotency-key": f"key-{number}",
-        "x-forwarded-for": f"192.0.2.{number % 250}" if number < 250 else f"10.0.{number % 250}.1",
+        "x-forwarded-for": str(_FIRST_ADDRESS + number),
     }
     if user is not None:
         headers["cookie"] = f"user_auth={sign(user, 'user', settings.password, 0)}"
     return headers
+
+
+def _membership(body: Any) -> Rows:
+    told = body["cardKeyInfo"]
+    return [(told["boundKey"], told["expiresAt"])]
+
+
+def _membership_query(name: str) -> str:
+    return (
+        "SELECT key_hash, CAST(ROUND(UNIX_TIMESTAMP(expires_at) * 1000) AS SIGNED)"
+        f" FROM memberships WHERE username = '{name}'"
+    )
 
 
 async def register(pool: Pool, settings: Settings) -> Change:
@@ -108,6 +130,8 @@ async def register(pool: Pool, settings: Settings) -> Change:
         f" (SELECT balance FROM user_points WHERE username = '{inviter}')",
         done=(1, 1, 1, 1, 1, 100),
         before=(0, 0, 0, 0, 0, 0),
+        told=_membership,
+        told_query=_membership_query(name),
     )
 
 
@@ -129,6 +153,8 @@ async def bind(pool: Pool, settings: Settings) -> Change:
         f" WHERE username = '{name}')",
         done=(1, 2, 59),
         before=(0, 1, 29),
+        told=_membership,
+        told_query=_membership_query(name),
     )
 
 
@@ -147,6 +173,8 @@ async def redeem(pool: Pool, settings: Settings) -> Change:
         f" (SELECT COUNT(*) FROM user_card_keys WHERE username = '{name}')",
         done=(POINTS - 300, 300, 2, 1),
         before=(POINTS, 0, 1, 0),
+        told=lambda body: [(card_keys.hash_of(body["cardKey"]),)],
+        told_query=f"SELECT key_hash FROM user_card_keys WHERE username = '{name}'",
     )
 
 
@@ -198,16 +226,19 @@ async def delete_user(pool: Pool, settings: Settings) -> Change:
 
 
 async def make_keys(pool: Pool, settings: Settings) -> Change:
-    [[count]] = await rows(pool, "SELECT COUNT(*) FROM card_keys")
+    made = "card_keys WHERE source = 'admin_created' AND key_type = 'week'"
+    [[count]] = await rows(pool, f"SELECT COUNT(*) FROM {made}")
     return Change(
         "make keys",
         "POST",
         "/api/admin/cardkey",
         {"action": "create", "type": "week", "count": 3},
         _headers(settings, settings.username),
-        "SELECT COUNT(*) FROM card_keys",
+        f"SELECT COUNT(*) FROM {made}",
         done=(count + 3,),
         before=(count,),
+        told=lambda body: sorted((card_keys.hash_of(key),) for key in body["result"]["keys"]),
+        told_query=f"SELECT key_hash FROM {made} ORDER BY id DESC LIMIT 3",
     )
 
 
@@ -223,6 +254,8 @@ async def configure(pool: Pool, settings: Settings) -> Change:
         "SELECT version FROM admin_configs",
         done=(version + 1,),
         before=(version,),
+        told=lambda body: [(body["version"],)],
+        told_query="SELECT version FROM admin_configs",
     )
 
 

@@ -1,187 +1,211 @@
 """
-Changes to accounts while processes, connections and stores die: made once, or not at all.
+Changes to accounts while connections are lost and processes die: made once, or not at all.
 
-By default each kind of change is broken at COMMIT and at a few statements before it; with
-MOONWAKE_ALL_BOUNDARIES=1 at every statement.
+Connections are lost at every statement of every kind of change. Processes are killed, and
+networks fall silent, at some of them by default, with MOONWAKE_ALL_BOUNDARIES=1 at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from ipaddress import ip_network
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from redis.asyncio import Redis
 
-from ops.audit import audit
-from ops.servers import free_port
-from shared.accounts import ledger
-from shared.connections import Pool, open_mysql, open_redis
+from shared.accounts import ledger, passwords
+from shared.accounts.passwords import Verdict
+from shared.connections import Pool
 from shared.settings import Settings
 from tests.faults.account_changes import CHANGES, Change, redeem
-from tests.faults.mysql_wire import packets
-from tests.faults.processes import ApiProcess
-from tests.faults.statement_watch import Moment, StatementWatch
+from tests.faults.account_trouble import (
+    ALL_KINDS,
+    asking,
+    assert_made_once,
+    assert_states,
+    assert_unavailable,
+    prepared,
+    proxied,
+    repeated,
+    statements_of,
+    until_rolled_back,
+    web_processes,
+)
+from tests.faults.mysql_wire import CommitKiller, CommitLoss
+from tests.faults.statement_watch import COMMIT, Moment, StatementWatch
 from tests.faults.tcp_proxy import TcpProxy
-from tests.fronts import Front, front
-from tests.servers import OwnServers
-from tests.waiting import until
+from tests.fronts import front
 
 ALL = os.environ.get("MOONWAKE_ALL_BOUNDARIES") == "1"
 
-
-@asynccontextmanager
-async def proxied(settings: Settings) -> AsyncIterator[tuple[TcpProxy, Settings]]:
-    """A proxy before MySQL, and settings of a front that goes through it."""
-    proxy = TcpProxy(settings.mysql_port, packets)
-    await proxy.start()
-    try:
-        # Each registration comes from an address of its own.
-        trusted = (ip_network("127.0.0.1/32"),)
-        yield proxy, replace(settings, mysql_port=proxy.port, trusted_proxies=trusted)
-    finally:
-        await proxy.close()
+Break = tuple[int, Moment]
 
 
-async def statements_of(proxy: TcpProxy, site: Front, change: Change) -> int:
-    """How many statements the transaction of such a change has, BEGIN and COMMIT included."""
-    proxy.watch = watch = StatementWatch()
-    response = await ask(site, change)
-    assert response.status_code == 200, response.text
-    proxy.watch = None
-    return watch.seen
+def breaks(counts: Mapping[str, int]) -> list[Break]:
+    """Where to break transactions of so many statements: BEGIN is 0, COMMIT not a number."""
+    chosen = range(max(counts.values()) - 1) if ALL else (2,)
+    return [(at, moment) for at in (*chosen, COMMIT) for moment in Moment]
 
 
-def boundaries(count: int) -> list[tuple[int, Moment]]:
-    """Where to break a transaction of *count* statements."""
-    chosen = range(count) if ALL else sorted({1, count // 2, count - 2, count - 1})
-    return [(number, moment) for number in chosen for moment in Moment]
+def breakable(counts: Mapping[str, int], at: int) -> list[str]:
+    """The kinds of changes with a statement *at* before their COMMIT."""
+    return [kind for kind, count in counts.items() if at < count - 1]
 
 
-async def ask(site: Front, change: Change) -> httpx.Response:
-    return await site.client.request(
-        change.method, change.path, json=change.body, headers=change.headers
-    )
+@pytest.fixture(name="cheap")
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords cost nothing: many are registered here."""
 
+    async def plain(password: str) -> str:
+        return password
 
-async def assert_made_once(change: Change, response: httpx.Response, pool: Pool) -> None:
-    """The answer is that of success, and the tables say that it was made exactly once."""
-    assert response.status_code == 200, (change.kind, response.text)
-    assert response.json().get("success", True) is True, (change.kind, response.text)
-    assert change.done == await change.state(pool), change.kind
-    assert [] == await audit(pool, "admin")
+    async def compared(password: str, stored: str | None) -> Verdict:
+        return Verdict(password == stored)
+
+    monkeypatch.setattr(passwords, "hashed", plain)
+    monkeypatch.setattr(passwords, "verify", compared)
 
 
 # --- connections --------------------------------------------------------------------
 
 
+@asynccontextmanager
+async def fronted(settings: Settings) -> AsyncIterator[tuple[TcpProxy, httpx.AsyncClient]]:
+    """A front of its own behind a proxy of its own."""
+    async with proxied(settings) as (proxy, behind), front(behind) as site:
+        yield proxy, site.client
+
+
+async def broken(
+    proxy: TcpProxy, client: httpx.AsyncClient, change: Change, watch: StatementWatch
+) -> httpx.Response:
+    """The answer to *change*, whose connection is reset where *watch* says."""
+    async with asking(proxy, watch, client, [change]) as [asked]:
+        watch.let_go(drop=True)
+        return await asked
+
+
+@pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("kind", CHANGES)
 async def test_a_connection_lost_at_any_statement_is_not_noticed(
     kind: str, migrated: Settings, pool: Pool
 ) -> None:
     """The front tries again by itself, and finds out what became of a commit."""
     prepare = CHANGES[kind]
-    async with proxied(migrated) as (proxy, settings), front(settings) as site:
-        count = await statements_of(proxy, site, await prepare(pool, migrated))
-        for at, moment in boundaries(count):
-            change = await prepare(pool, migrated)
-            assert change.before == await change.state(pool)
-            proxy.watch = watch = StatementWatch(at, moment)
-            asking = asyncio.create_task(ask(site, change))
-            await watch.stopped.wait()
-            watch.let_go(drop=True)
-            response = await asking
-            proxy.watch = None
-            await assert_made_once(change, response, pool)
+    async with fronted(migrated) as (proxy, client):
+        count = await statements_of(proxy, client, await prepare(pool, migrated))
+        for at in range(count):
+            for moment in Moment:
+                change = await prepare(pool, migrated)
+                assert change.before == await change.state(pool)
+                response = await broken(proxy, client, change, StatementWatch(at, moment))
+                await assert_made_once(change, response, pool)
 
-            again = await ask(site, change)
+                again = await change.send(client)
 
-            assert response.content == again.content or kind == "register"
-            await assert_made_once(change, again, pool)
+                assert response.content == again.content
+                await assert_made_once(change, again, pool)
 
 
-async def test_a_request_without_a_key_is_not_doubled_by_our_own_attempts(
-    migrated: Settings, pool: Pool
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("kind", CHANGES)
+async def test_a_change_without_a_key_is_not_doubled_by_our_own_attempts(
+    kind: str, migrated: Settings, pool: Pool
 ) -> None:
     """A commit that was made and not heard of is found by the next attempt."""
-    async with proxied(migrated) as (proxy, settings), front(settings) as site:
-        count = await statements_of(proxy, site, await redeem(pool, migrated))
-        for moment in Moment:
-            change = await redeem(pool, migrated)
-            change.headers.pop("idempotency-key")
-            # Without a key nothing is claimed: one statement less.
-            proxy.watch = watch = StatementWatch(count - 2, moment)
-            asking = asyncio.create_task(ask(site, change))
-            await watch.stopped.wait()
-            watch.let_go(drop=True)
-            response = await asking
-            proxy.watch = None
-            await assert_made_once(change, response, pool)
+    prepare = CHANGES[kind]
+    async with fronted(migrated) as (proxy, client):
+        count = await statements_of(proxy, client, unnamed(await prepare(pool, migrated)))
+        for at in range(count):
+            for moment in Moment:
+                change = unnamed(await prepare(pool, migrated))
+                response = await broken(proxy, client, change, StatementWatch(at, moment))
+                await assert_made_once(change, response, pool)
 
 
-async def test_a_commit_that_is_never_answered_is_a_503_and_the_retry_tells(
+def unnamed(change: Change) -> Change:
+    """*change*, asked for by a client that sends no key."""
+    change.headers.pop("idempotency-key")
+    return change
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("loss", CommitLoss)
+async def test_one_commit_lost_after_the_other_is_made_once(
+    loss: CommitLoss, migrated: Settings, pool: Pool
+) -> None:
+    """Those too in which a further attempt only reads what became of the first."""
+    async with fronted(migrated) as (proxy, client):
+        for change in await prepared(pool, migrated):
+            unnamed(change)
+            proxy.watch = killer = CommitKiller(loss, times=3)
+            await assert_made_once(change, await change.send(client), pool)
+            assert (change.kind, 3) == (change.kind, killer.lost)
+
+
+# --- silence ------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("cheap")
+async def test_a_silent_network_is_a_503_and_the_retry_tells(
     migrated: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A silent network: the client is told in bounded time that nobody knows."""
-    monkeypatch.setattr(ledger, "TIMEOUT_S", 1.0)
-    async with proxied(migrated) as (proxy, settings), front(settings) as site:
-        count = await statements_of(proxy, site, await redeem(pool, migrated))
-        for moment in Moment:
-            change = await redeem(pool, migrated)
-            proxy.watch = watch = StatementWatch(count - 1, moment)
-            unknown = await ask(site, change)
-            assert (503, True) == (unknown.status_code, "retry-after" in unknown.headers)
-            watch.let_go(drop=True)
-            proxy.watch = None
+    """In bounded time; the server meanwhile holds the transaction of who is gone."""
+    async with AsyncExitStack() as stack:
+        sites = {kind: await stack.enter_async_context(fronted(migrated)) for kind in ALL_KINDS}
+        counts = {
+            kind: await statements_of(*site, await CHANGES[kind](pool, migrated))
+            for kind, site in sites.items()
+        }
+        monkeypatch.setattr(ledger, "TIMEOUT_S", 1.0)
+        for at, moment in breaks(counts):
+            kinds = breakable(counts, at)
+            changes = await prepared(pool, migrated, kinds)
+            silences = [
+                silenced(*sites[change.kind], change, StatementWatch(at, moment))
+                for change in changes
+            ]
+            await asyncio.gather(*silences)
+            await until_rolled_back(pool)
+            is_made = (at, moment) == (COMMIT, Moment.AFTER)
+            expected = [change.done if is_made else change.before for change in changes]
+            await assert_states(expected, changes, pool)
 
-            await assert_made_once(change, await ask(site, change), pool)
+            for change in changes:
+                _, client = sites[change.kind]
+                await assert_made_once(change, await repeated(client, change), pool)
+
+
+async def silenced(
+    proxy: TcpProxy, client: httpx.AsyncClient, change: Change, watch: StatementWatch
+) -> None:
+    """*change* is answered before its connection is closed at the server's end."""
+    async with asking(proxy, watch, client, [change]) as [asked]:
+        assert_unavailable(await asked)
+        watch.let_go(drop=True)
+
+
+async def test_a_commit_that_arrives_late_is_the_retrys_answer(
+    migrated: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client was told 503, and asks again while the packet is still on its way."""
+    async with fronted(migrated) as (proxy, client):
+        change = await redeem(pool, migrated)
+        monkeypatch.setattr(ledger, "TIMEOUT_S", 1.0)
+        watch = StatementWatch(COMMIT)
+        async with asking(proxy, watch, client, [change]) as [asked]:
+            assert_unavailable(await asked)
+            assert_unavailable(await change.send(client))
+            assert change.before == await change.state(pool)
+            watch.let_go(drop=False)
+            await assert_made_once(change, await repeated(client, change), pool)
 
 
 # --- processes ----------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Fronts:
-    """Web processes, one after the other; the next one starts while one is at work."""
-
-    settings: Settings
-    folder: Path
-    _next: ApiProcess | None = None
-    _number: int = 0
-
-    def _start(self) -> ApiProcess:
-        self._number += 1
-        settings = replace(self.settings, port=free_port())
-        process = ApiProcess(settings, self.folder, f"web-{self._number}")
-        process.launch()
-        return process
-
-    async def next(self) -> ApiProcess:
-        """One that answers."""
-        process, self._next = self._next or self._start(), self._start()
-        async with httpx.AsyncClient(trust_env=False) as client:
-
-            async def answers() -> bool:
-                with suppress(httpx.TransportError):
-                    return (await client.get(f"{url_of(process)}/livez")).status_code == 200
-                return False
-
-            await until(answers, "the web process answers")
-        return process
-
-    def close(self) -> None:
-        if self._next is not None:
-            self._next.kill()
-
-
-def url_of(process: ApiProcess) -> str:
-    return f"http://127.0.0.1:{process.port}"
 
 
 async def free_locks(redis: Redis) -> None:
@@ -190,166 +214,56 @@ async def free_locks(redis: Redis) -> None:
         await redis.delete(*keys)
 
 
-@pytest.mark.parametrize("kind", CHANGES)
 async def test_a_web_process_killed_in_the_middle_leaves_all_or_nothing(
-    kind: str, migrated: Settings, pool: Pool, redis: Redis, tmp_path: Path
+    migrated: Settings, pool: Pool, redis: Redis, tmp_path: Path
 ) -> None:
-    """The same request to another process, with the same key, is answered as if nothing was."""
-    prepare = CHANGES[kind]
-    async with proxied(migrated) as (proxy, settings):
-        async with front(settings) as site:
-            count = await statements_of(proxy, site, await prepare(pool, migrated))
-        fronts = Fronts(settings, tmp_path)
-        victim = await fronts.next()
-        try:
-            for at, moment in killings(count):
-                change = await prepare(pool, migrated)
-                proxy.watch = watch = StatementWatch(at, moment)
-                asking = asyncio.create_task(change.send(url_of(victim)))
-                await watch.stopped.wait()
-                victim.kill()
+    """It was making every kind of change; another process answers as if nothing had been."""
+    async with (
+        proxied(migrated) as (proxy, settings),
+        web_processes(settings, tmp_path) as processes,
+    ):
+        victim = await processes.next(spare=True)
+        counts = {
+            change.kind: await statements_of(proxy, victim.client, change)
+            for change in await prepared(pool, migrated)
+        }
+        for at, moment in breaks(counts):
+            changes = await prepared(pool, migrated, breakable(counts, at))
+            watch = StatementWatch(at, moment, len(changes))
+            async with asking(proxy, watch, victim.client, changes) as asked:
+                victim.process.kill()
                 watch.let_go(drop=True)
-                with pytest.raises(httpx.TransportError):
-                    await asking
-                proxy.watch = None
-                # InnoDB shows an older state to who looks again within 0.1 s.
-                rolled_back = "the server has rolled back"
-                await until(lambda: no_transaction(pool), rolled_back, poll_s=0.15)
-                assert await change.state(pool) in (change.before, change.done)
-                assert [] == await audit(pool, "admin")
-                await free_locks(redis)
-                victim = await fronts.next()
+                for answer in await asyncio.gather(*asked, return_exceptions=True):
+                    assert isinstance(answer, httpx.TransportError)
+            await until_rolled_back(pool)
+            is_made = (at, moment) == (COMMIT, Moment.AFTER)
+            expected = [change.done if is_made else change.before for change in changes]
+            await assert_states(expected, changes, pool)
+            await free_locks(redis)
+            victim = await processes.next(spare=(at, moment) != (COMMIT, Moment.AFTER))
 
-                await assert_made_once(change, await change.send(url_of(victim)), pool)
-        finally:
-            victim.kill()
-            fronts.close()
-
-
-def killings(count: int) -> list[tuple[int, Moment]]:
-    """Where to kill: at every statement, or before and after COMMIT and once before it."""
-    if ALL:
-        return boundaries(count)
-    return [(count // 2, Moment.AFTER), (count - 1, Moment.BEFORE), (count - 1, Moment.AFTER)]
-
-
-async def no_transaction(pool: Pool) -> bool:
-    """Is nothing written that was not committed?"""
-    async with pool.acquire() as connection, connection.cursor() as cursor:
-        await cursor.execute(
-            "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_rows_modified > 0"
-        )
-        [count] = await cursor.fetchone()
-    return bool(count == 0)
+            for _ in range(2):
+                answers = await asyncio.gather(*(each.send(victim.client) for each in changes))
+                for change, answer in zip(changes, answers, strict=True):
+                    await assert_made_once(change, answer, pool)
 
 
 async def test_a_lock_of_a_killed_process_is_waited_for(
     migrated: Settings, pool: Pool, redis: Redis, tmp_path: Path
 ) -> None:
     """It ends by itself before anybody gives up: the retry just takes longer."""
-    async with proxied(migrated) as (proxy, settings):
-        fronts = Fronts(settings, tmp_path)
-        victim = await fronts.next()
+    async with (
+        proxied(migrated) as (proxy, settings),
+        web_processes(settings, tmp_path) as processes,
+    ):
+        victim = await processes.next(spare=True)
         change = await redeem(pool, migrated)
-        proxy.watch = watch = StatementWatch(1)
-        asking = asyncio.create_task(change.send(url_of(victim)))
-        await watch.stopped.wait()
-        victim.kill()
-        watch.let_go(drop=True)
-        with pytest.raises(httpx.TransportError):
-            await asking
-        proxy.watch = None
+        watch = StatementWatch(1)
+        async with asking(proxy, watch, victim.client, [change]) as [asked]:
+            victim.process.kill()
+            watch.let_go(drop=True)
+            with pytest.raises(httpx.TransportError):
+                await asked
         assert 1 == len(await redis.keys("moontv:lock:*"))
-        victim = await fronts.next()
-        try:
-            await assert_made_once(change, await change.send(url_of(victim)), pool)
-        finally:
-            victim.kill()
-            fronts.close()
-
-
-# --- stores -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("how", ["killed", "frozen"])
-@pytest.mark.parametrize("kind", ["bind", "redeem", "adjust", "ban", "delete"])
-async def test_redis_lost_while_a_lock_is_held_ends_no_change(
-    kind: str, how: str, own_servers: OwnServers
-) -> None:
-    """MySQL has begun, and MySQL decides: the change is made, and the audit finds nothing."""
-    async with (
-        open_mysql(own_servers.settings) as pool,
-        proxied(own_servers.settings) as (proxy, settings),
-        front(settings) as site,
-    ):
-        change = await CHANGES[kind](pool, own_servers.settings)
-        proxy.watch = watch = StatementWatch(1)
-        asking = asyncio.create_task(ask(site, change))
-        await watch.stopped.wait()
-        own_servers.redis.kill() if how == "killed" else own_servers.redis.pause()
-        watch.let_go(drop=False)
-        response = await asking
-        await assert_made_once(change, response, pool)
-
-        own_servers.redis.start() if how == "killed" else own_servers.redis.resume()
-        another = await CHANGES[kind](pool, own_servers.settings)
-        await until_it_is_there(own_servers)
-        await assert_made_once(another, await ask(site, another), pool)
-
-
-async def test_without_redis_changes_are_made_and_sessions_are_a_503(
-    own_servers: OwnServers,
-) -> None:
-    """What needs no Redis goes on; what does says so, and changes nothing."""
-    async with open_mysql(own_servers.settings) as pool, front(own_servers.settings) as site:
-        change, other = [await redeem(pool, own_servers.settings) for _ in range(2)]
-        own_servers.redis.kill()
-
-        await assert_made_once(change, await ask(site, change), pool)
-
-        other.headers.pop("cookie")
-        other.headers["authorization"] = "Bearer " + "a" * 43
-        refused = await ask(site, other)
-        assert (503, True) == (refused.status_code, "retry-after" in refused.headers)
-        assert other.before == await other.state(pool)
-
-
-async def until_it_is_there(own_servers: OwnServers) -> None:
-    async with open_redis(own_servers.redis.url) as client:
-
-        async def answers() -> bool:
-            with suppress(Exception):
-                return bool(await client.ping())
-            return False
-
-        await until(answers, "Redis answers")
-
-
-@pytest.mark.parametrize("moment", list(Moment))
-@pytest.mark.parametrize("kind", ["register", "bind", "redeem"])
-async def test_mysql_restarted_inside_commit_is_a_retry(
-    kind: str, moment: Moment, own_servers: OwnServers
-) -> None:
-    """The commit was made or not; the answer is right, and at the latest that of the retry."""
-    async with (
-        open_mysql(own_servers.settings) as pool,
-        proxied(own_servers.settings) as (proxy, settings),
-        front(settings) as site,
-    ):
-        prepare = CHANGES[kind]
-        count = await statements_of(proxy, site, await prepare(pool, own_servers.settings))
-        change = await prepare(pool, own_servers.settings)
-        proxy.watch = watch = StatementWatch(count - 1, moment)
-        asking = asyncio.create_task(ask(site, change))
-        await watch.stopped.wait()
-        own_servers.mysql.kill()
-        watch.let_go(drop=True)
-        proxy.watch = None
-        own_servers.mysql.start()  # not in a thread: it would end with that
-        response = await asking
-        assert response.status_code in (200, 503)
-        async with open_mysql(own_servers.settings) as fresh:
-            assert await change.state(fresh) in (change.before, change.done)
-            assert [] == await audit(fresh, "admin")
-
-            await assert_made_once(change, await ask(site, change), fresh)
+        other = await processes.next()
+        await assert_made_once(change, await change.send(other.client), pool)

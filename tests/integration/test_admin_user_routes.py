@@ -227,6 +227,16 @@ async def test_a_deleted_user_is_gone_with_all_that_was_theirs(site: People, red
     assert await act(site.adm, "deleteUser") == UNKNOWN
 
 
+async def test_a_deleted_name_can_be_given_again(site: People, redis: Redis) -> None:
+    """Its new user gets in at once, here and by what Redis tells the others."""
+    await act(site.adm, "deleteUser")
+    assert not await site.bob.is_in()
+    assert await act(site.adm, "add", targetPassword=PASSWORD) == OK
+
+    assert await site.bob.is_in()
+    assert set() == await redis.smembers(site.front.site.keys.barred("deleted"))  # type: ignore[misc]
+
+
 async def test_roles_are_given_and_taken_by_the_owner(site: People) -> None:
     """As often as it is asked for."""
     for action, role in (("setAdmin", "admin"), ("setAdmin", "admin"), ("cancelAdmin", "user")):

@@ -161,6 +161,25 @@ async def test_a_ban_during_a_look_is_not_undone(
     assert {b"ann", b"bob"} == await copied(site.front.site)
 
 
+async def test_a_ban_during_a_look_that_finds_nothing_new_is_not_undone(
+    site: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both stores agreed a moment ago: what they said then is not what this front knows now."""
+    await bar(site, "ban", "bob")
+    read = users.read_barred
+
+    async def overtaken(cursor: Any) -> dict[str, str]:
+        found = await read(cursor)
+        await bar(site, "ban", "ann")
+        return found
+
+    monkeypatch.setattr(users, "read_barred", overtaken)
+    await site.front.site.bars.look()
+
+    assert BANNED == await save(site.front, "ann")
+    assert BANNED == await save(site.front, "bob")
+
+
 async def test_without_mysql_redis_and_memory_go_on(own_servers: OwnServers) -> None:
     """A front that starts then goes by Redis; one that runs forgets nothing if that is lost."""
     async with front(own_servers.settings) as near:
@@ -209,3 +228,34 @@ async def test_without_redis_a_ban_still_counts_where_it_was_made(
         with pytest.raises(StoreDown):
             await site.site.bars.look()
         assert BANNED == await save(site, "bob")
+
+
+async def test_without_redis_the_other_fronts_go_by_mysql(
+    own_servers: OwnServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a look undo what is decided meanwhile. Accounts are changed without Redis too."""
+    monkeypatch.setattr(bars, "LOOK_INTERVAL_S", 3_600)
+    async with front(own_servers.settings) as near, front(own_servers.settings) as far:
+        await enrol(near.site.pool, "ann", "bob")
+        own_servers.redis.kill()
+        owner = signed(near, "admin")
+        read = users.read_barred
+
+        async def ban(name: str) -> None:
+            answer = await owner.post(PATH, {"action": "ban", "targetUsername": name})
+            assert (200, {"ok": True}) == answer
+
+        async def overtaken(cursor: Any) -> dict[str, str]:
+            found = await read(cursor)
+            await ban("ann")
+            return found
+
+        await ban("bob")
+        with pytest.raises(StoreDown):
+            await far.site.bars.look()
+        assert BANNED == error_of(await signed(far, "bob").post("/api/redeem/cardkey"))
+
+        monkeypatch.setattr(users, "read_barred", overtaken)
+        with pytest.raises(StoreDown):
+            await near.site.bars.look()
+        assert BANNED == await save(near, "ann")
