@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import msgspec
-from litestar import Request
 from msgspec import Meta
 
 from api.asgi import BODY_BYTES_MAX, Receive, Scope, read_body
+from api.site import AnyRequest
 from shared.accounts.ledger import Operation
 from shared.errors import InvalidField
 from shared.events import USER_MAX, check_name
@@ -19,8 +19,6 @@ MALFORMED = "参数格式错误"
 PAGE_SIZE, PAGE_SIZE_MAX, PAGE_MAX = 20, 100, 1_000_000
 
 T = TypeVar("T")
-AnyRequest = Request[Any, Any, Any]
-
 #: A complaint of msgspec: what it expected, and where.
 _COMPLAINT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?", re.DOTALL)
 _EXPECTED = re.compile(r"Expected (?P<type>.*?)(?:, got .*)?", re.DOTALL)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from litestar import Request
-
-from api.site import site_of
+from api.site import AnyRequest, site_of
 from shared.accounts.addresses import client_address
 
 
-def address_of(request: Request[Any, Any, Any]) -> str | None:
+def address_of(request: AnyRequest) -> str | None:
     """The client's address; X-Forwarded-For counts only from TRUSTED_PROXIES."""
     peer = request.scope["client"]
     forwarded = [

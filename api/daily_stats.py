@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from datetime import date, datetime
-from typing import Annotated, Any
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Response, get
 from litestar.params import QueryParameter
 
 from api import queries
 from api.described import Described, Query
 from api.errors import NO_STORE, Answer, response_of
 from api.members import owner_of
-from api.site import site_of
+from api.site import AnyRequest, site_of
 from shared.errors import InvalidField
 
 PATH = "/api/admin/play-stats/daily"
@@ -28,7 +28,7 @@ _WINDOW = (Query("from", "First day, ISO date."), Query("to", "Last day, ISO dat
 
 @get(PATH, status_code=200)
 async def read_daily_stats(
-    request: Request[Any, Any, Any], first: First = None, last: Last = None
+    request: AnyRequest, first: First = None, last: Last = None
 ) -> Response[bytes]:
     """Plays, watched seconds and users per day; by default of the last 30 days."""
     site = site_of(request)

@@ -26,7 +26,7 @@ SESSION_TRUST_S = 2.0
 #: Bounds of what is remembered: about 10 MB at most.
 _REMEMBERED_MAX, _REMEMBERED_BYTES_MAX = 8_192, 1_024
 _FOR_EVER = float("inf")
-_BARRED = {"banned": "用户已被封禁", "deleted": users.UNKNOWN}
+_BARRED = {"banned": users.BANNED, "deleted": users.UNKNOWN}
 
 Headers = Iterable[tuple[bytes, bytes]]
 

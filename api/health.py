@@ -6,15 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Response, get
 from redis.exceptions import RedisError
 
 from api.described import Described
 from api.errors import NO_STORE, Answer, response_of
-from api.site import Site, site_of
+from api.site import AnyRequest, Site, site_of
 from shared.connections import MySQLError, reading
 from shared.durability import prove
 from shared.errors import AckUnmet, StoreDown, Transient
@@ -58,7 +57,7 @@ async def live() -> Response[bytes]:
 
 
 @get("/readyz", status_code=200)
-async def ready(request: Request[Any, Any, Any]) -> Response[bytes]:
+async def ready(request: AnyRequest) -> Response[bytes]:
     """Redis takes writes as safely as INGEST_ACK promises, and no shard is above its mark.
 
     Proxies probe this: a front whose every write is a 503 is none to send players to.
@@ -74,7 +73,7 @@ async def ready(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 
 @get("/api/health", status_code=200)
-async def health(request: Request[Any, Any, Any]) -> Response[bytes]:
+async def health(request: AnyRequest) -> Response[bytes]:
     """Both stores; degraded (503) while one of them is away, though writes may go on."""
     site = site_of(request)
     mysql, redis, unmet = await asyncio.gather(

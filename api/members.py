@@ -5,33 +5,21 @@ What a visitor may do: as the database says, never as a cookie does (facts secti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from litestar import Request
 
 from api.errors import Denied
 from api.gate import Visitor
-from api.queries import select
-from api.site import Site, site_of
+from api.site import AnyRequest, Site, site_of
 from shared.accounts import users
 from shared.accounts.users import Role, StoredUser
 from shared.connections import Cursor
-
-BANNED = "用户已被封禁"
-
-AnyRequest = Request[Any, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """A visitor whom the database knows, and their role there."""
 
-    visitor: Visitor
+    username: str
     role: Role
-
-    @property
-    def username(self) -> str:
-        return self.visitor.username
 
     @property
     def is_owner(self) -> bool:
@@ -42,12 +30,12 @@ async def member_of(request: AnyRequest) -> Member:
     """Who asks. Raises `Unauthorized`, `Denied` for an unknown or banned user, `StoreDown`."""
     site = site_of(request)
     visitor = await site.gate.visitor(request.scope["headers"])
-    user = await select(site.pool, lambda cursor: _known(cursor, site, visitor.username))
+    user = await site.read(lambda cursor: _known(cursor, site, visitor.username))
     if user is None:
         raise Denied(users.UNKNOWN)
     if user.banned:
-        raise Denied(BANNED)
-    return Member(visitor, role_of(site, user))
+        raise Denied(users.BANNED)
+    return Member(user.username, role_of(site, user))
 
 
 async def admin_of(request: AnyRequest, *, status: int = 401) -> Member:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
-from litestar import Request, Response, get
+from litestar import Response, get
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -20,7 +19,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.values import MutexValue, ValueClass
 
 from api.errors import Answer, response_of
-from api.site import STREAM, Site, site_of
+from api.site import STREAM, AnyRequest, Site, site_of
 from shared.connections import MySQLError
 from shared.durability import prove
 from shared.errors import AppendRefused, StoreDown, Transient
@@ -72,7 +71,7 @@ _OF_CAUSES: tuple[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str,
 
 
 @get("/metrics", status_code=200, include_in_schema=False)
-async def read_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+async def read_metrics(request: AnyRequest) -> Response[bytes]:
     """Everything this front knows, as Prometheus reads it."""
     site = site_of(request)
     site.figures.hand_over()

@@ -8,12 +8,12 @@ and a framework's routing and models would cost more than all the rest.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 from urllib.parse import parse_qs
 
 import msgspec
 import orjson
-from litestar import Request, Response, delete, get, post, route
+from litestar import Response, delete, get, post, route
 from litestar.types import ASGIApp
 from msgspec import Meta, Raw, Struct
 
@@ -21,7 +21,7 @@ from api.asgi import Receive, Scope, Send, read_body
 from api.described import Described, Query
 from api.errors import NO_STORE, Answer, Disconnected, answer_of, response_of
 from api.gate import Visitor
-from api.site import Site, site_of
+from api.site import AnyRequest, Site, site_of
 from shared import events
 from shared.errors import InvalidField
 from shared.events import INVALID_KEY, PlayRecord
@@ -152,7 +152,7 @@ def _key_in(query: bytes) -> str | None:
 
 
 @get(PATH, status_code=200)
-async def read_play_records(request: Request[Any, Any, Any]) -> Response[bytes]:
+async def read_play_records(request: AnyRequest) -> Response[bytes]:
     """All records of the visitor, by key."""
     site = site_of(request)
     visitor = await site.gate.visitor(request.scope["headers"])
@@ -161,7 +161,7 @@ async def read_play_records(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 
 @delete(PATH, status_code=200)
-async def delete_play_records(request: Request[Any, Any, Any]) -> Response[bytes]:
+async def delete_play_records(request: AnyRequest) -> Response[bytes]:
     """Delete one record, or all of the visitor's."""
     site = site_of(request)
     visitor = await site.gate.visitor(request.scope["headers"])
@@ -170,7 +170,7 @@ async def delete_play_records(request: Request[Any, Any, Any]) -> Response[bytes
 
 
 @post(PATH, status_code=200)
-async def save_play_record(request: Request[Any, Any, Any]) -> ASGIApp:
+async def save_play_record(request: AnyRequest) -> ASGIApp:
     """Save the visitor's position in one content."""
     # Only a path with a slash at its end comes by here.
     return cast("ASGIApp", SavePlayRecord(site_of(request)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from litestar import Request
 from redis.asyncio import Redis
@@ -27,12 +27,16 @@ from shared.accounts.ledger import Ledger
 from shared.accounts.locks import Locks
 from shared.accounts.sessions import Sessions
 from shared.appends import AppendConnection
-from shared.connections import Pool, open_mysql, open_redis
+from shared.connections import Cursor, Pool, open_mysql, open_redis
 from shared.instance import check_ack, check_redis, fix_shard_count
 from shared.keys import Keys
 from shared.settings import Settings
 from shared.streams import Append
 from shared.witness import Witness
+
+#: What handlers get.
+AnyRequest = Request[Any, Any, Any]
+T = TypeVar("T")
 
 STREAM = "plays"
 CONFIG_TTL_S = 1.0
@@ -64,8 +68,12 @@ class Site:
         self.backpressure.check_open(event.shard)
         await self.group_commit.append(event)
 
+    async def read(self, query: Callable[[Cursor], Awaitable[T]]) -> T:
+        """What *query* reads in MySQL, as `queries.select` does. Raises `StoreDown`."""
+        return await queries.select(self.pool, query)
 
-def site_of(request: Request[Any, Any, Any]) -> Site:
+
+def site_of(request: AnyRequest) -> Site:
     """The running front that *request* came to."""
     site: Site = request.app.state.site
     return site

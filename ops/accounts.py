@@ -12,6 +12,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import orjson
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from ops import stores
 from shared import events, instance
@@ -91,6 +93,11 @@ async def changed(
     return await ledger.perform(Operation.new(), locks, work, result)
 
 
+async def made(deps: Deps, locks: Sequence[str], work: Callable[[Cursor], Awaitable[None]]) -> None:
+    """The same of what has no result."""
+    await changed(deps, locks, work, type(None))
+
+
 # --- telling Redis ----------------------------------------------------------------
 
 
@@ -142,6 +149,15 @@ async def clear_played(deps: Deps, username: str) -> None:
 
 def print_json(value: Any) -> None:
     typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+
+
+def print_page(
+    found: Sequence[T], total: int, page: int, what: str, show: Callable[[Sequence[T]], Table]
+) -> None:
+    """One page of *what* as a table, and which part of all it is."""
+    if found:
+        Console().print(show(found))
+    typer.echo(told_pages(len(found), total, page, what))
 
 
 def told_pages(shown: int, total: int, page: int, what: str) -> str:

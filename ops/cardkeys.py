@@ -11,19 +11,19 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ops import accounts
-from ops.accounts import AsJson, Page, Yes, changed, fail
+from ops.accounts import AsJson, Page, Yes, changed, fail, made
 from ops.files import write_private
 from ops.letter_view import printable
 from shared.accounts import card_keys
-from shared.accounts.card_keys import BATCH_MAX, DAYS, CardKey, Filter, KeyType, Status, iso
+from shared.accounts.card_key_csv import csv_text
+from shared.accounts.card_keys import BATCH_MAX, DAYS, CardKey, Filter, KeyType, Status
 from shared.accounts.ledger import card_lock
 from shared.connections import Cursor, reading
-from shared.times import now_ms
+from shared.times import iso, now_ms
 from worker.deps import Deps
 
 cardkeys = typer.Typer(no_args_is_help=True, help="Card keys: generate, list, delete, clean up.")
@@ -66,7 +66,7 @@ def generate(
     if as_json:
         accounts.print_json([_as_object(key) for key in keys])
     elif csv == _STDOUT:
-        sys.stdout.buffer.write(card_keys.csv_text(keys).encode())
+        sys.stdout.buffer.write(csv_text(keys).encode())
     elif path is not None:
         _write(path, keys)
     else:
@@ -87,7 +87,7 @@ def _new_file(name: str) -> Path:
 
 def _write(path: Path, keys: Sequence[CardKey]) -> None:
     try:
-        write_private(path, card_keys.csv_text(keys))
+        write_private(path, csv_text(keys))
     except OSError as error:
         fail(f"the keys are made, but not written ({error}): moonwake cardkeys list", error)
     typer.echo(f"{_counted(keys)} written to {path}, for your eyes only")
@@ -117,9 +117,7 @@ def list_keys(
         shown = [_as_object(key) for key in keys]
         accounts.print_json({"count": total, "page": page, "keys": shown})
         return
-    if keys:
-        Console().print(_table(keys))
-    typer.echo(accounts.told_pages(len(keys), total, page, "card keys"))
+    accounts.print_page(keys, total, page, "card keys", _table)
 
 
 @cardkeys.command()
@@ -136,11 +134,8 @@ def delete(
         typer.confirm(f"Delete the card key {printable(key)}?", abort=True)
 
     async def work(deps: Deps) -> None:
-        await changed(
-            deps,
-            [card_lock(key_hash)],
-            lambda cursor: card_keys.delete_unused(cursor, key_hash),
-            type(None),
+        await made(
+            deps, [card_lock(key_hash)], lambda cursor: card_keys.delete_unused(cursor, key_hash)
         )
 
     accounts.run(work)

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,12 +14,11 @@ from ops import accounts, user_view
 from ops.accounts import AsJson, Name, Page, changed
 from ops.letter_view import printable
 from shared.accounts import points, users
-from shared.accounts.card_keys import iso
 from shared.accounts.ledger import user_lock
 from shared.accounts.points import AMOUNT_MAX, REASON_MAX, Account, Cause, PointsRecord
 from shared.connections import Cursor, reading
 from shared.errors import NotFound
-from shared.times import now_ms
+from shared.times import iso, now_ms
 from worker.deps import Deps
 
 points_app = typer.Typer(no_args_is_help=True, help="Points: show, adjust, history.")
@@ -112,9 +110,7 @@ def history(name: Name, page: Page = 1, as_json: AsJson = False) -> None:
         shown = [_as_object(record) for record in records]
         accounts.print_json({"count": total, "page": page, "records": shown})
         return
-    if records:
-        Console().print(_table(records))
-    typer.echo(accounts.told_pages(len(records), total, page, "changes"))
+    accounts.print_page(records, total, page, "changes", _table)
 
 
 async def _check_known(cursor: Cursor, name: str) -> None:

@@ -12,13 +12,13 @@ from rich.text import Text
 
 from ops.letter_view import printable
 from shared.accounts import card_keys, memberships, points, users
-from shared.accounts.card_keys import HeldKey, iso
+from shared.accounts.card_keys import HeldKey
 from shared.accounts.memberships import Membership
 from shared.accounts.points import Account
 from shared.accounts.users import NO_PASSWORD, StoredUser, User
 from shared.connections import reading
 from shared.errors import NotFound
-from shared.times import now_ms
+from shared.times import iso, now_ms
 from worker.deps import Deps
 
 

@@ -6,10 +6,9 @@ import sys
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from ops import accounts, user_view
-from ops.accounts import AsJson, Name, Page, Yes, changed, fail, told
+from ops.accounts import AsJson, Name, Page, Yes, changed, fail, made, told
 from shared.accounts import passwords, registration, users
 from shared.accounts.ledger import user_lock
 from shared.accounts.registration import Created
@@ -30,7 +29,6 @@ _Given = Literal["user", "admin"]
 _Stdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password's line from standard input.")
 ]
-_NOTHING = type(None)
 
 
 # --- looking ------------------------------------------------------------------
@@ -49,9 +47,7 @@ def list_users(page: Page = 1, as_json: AsJson = False) -> None:
         shown = [user_view.as_object(user) for user in found]
         accounts.print_json({"count": total, "page": page, "users": shown})
         return
-    if found:
-        Console().print(user_view.table(found))
-    typer.echo(accounts.told_pages(len(found), total, page, "users"))
+    accounts.print_page(found, total, page, "users", user_view.table)
 
 
 @users_app.command()
@@ -123,11 +119,10 @@ def reset_password(name: Name, password_stdin: _Stdin = False) -> None:
         if name == deps.settings.username:
             fail(f"{name} is the site's owner, who logs in with PASSWORD of the environment")
         new_hash = await passwords.hashed(password)
-        await changed(
+        await made(
             deps,
             [user_lock(name)],
             lambda cursor: registration.give_password(cursor, name, new_hash),
-            _NOTHING,
         )
         try:
             return await accounts.sessions_of(deps).end_all(name)
@@ -180,11 +175,8 @@ def unlink_oidc(name: Name) -> None:
 
 def _link(name: str, subject: str | None) -> None:
     async def work(deps: Deps) -> None:
-        await changed(
-            deps,
-            [user_lock(name)],
-            lambda cursor: users.link_subject(cursor, name, subject),
-            _NOTHING,
+        await made(
+            deps, [user_lock(name)], lambda cursor: users.link_subject(cursor, name, subject)
         )
 
     accounts.run(work)
@@ -223,9 +215,7 @@ def role(name: Name, new: Annotated[_Given, typer.Argument(metavar="user|admin")
 
     async def work(deps: Deps) -> None:
         _spare_owner(deps, name)
-        await changed(
-            deps, [user_lock(name)], lambda cursor: users.set_role(cursor, name, new), _NOTHING
-        )
+        await made(deps, [user_lock(name)], lambda cursor: users.set_role(cursor, name, new))
 
     accounts.run(work)
     typer.echo(f"{name} is {new} now")
@@ -240,11 +230,8 @@ def ban(name: Name) -> None:
 
     async def work(deps: Deps) -> None:
         _spare_owner(deps, name)
-        await changed(
-            deps,
-            [user_lock(name)],
-            lambda cursor: users.set_banned(cursor, name, banned=True),
-            _NOTHING,
+        await made(
+            deps, [user_lock(name)], lambda cursor: users.set_banned(cursor, name, banned=True)
         )
         sessions = accounts.sessions_of(deps)
         await told(accounts.bars_of(deps).bar(name, "banned"), sessions.end_all(name))
@@ -264,11 +251,8 @@ def unban(name: Name) -> None:
         if name == deps.settings.username:  # was banned before becoming the owner, maybe deleted
             async with reading(deps.pool) as cursor:
                 await users.ensure_owner(cursor, name)
-        await changed(
-            deps,
-            [user_lock(name)],
-            lambda cursor: users.set_banned(cursor, name, banned=False),
-            _NOTHING,
+        await made(
+            deps, [user_lock(name)], lambda cursor: users.set_banned(cursor, name, banned=False)
         )
         await told(accounts.bars_of(deps).lift(name))
 
@@ -287,7 +271,7 @@ def delete(name: Name, yes: Yes = False) -> None:
 
     async def work(deps: Deps) -> None:
         _spare_owner(deps, name)
-        await changed(deps, [user_lock(name)], lambda cursor: users.delete(cursor, name), _NOTHING)
+        await made(deps, [user_lock(name)], lambda cursor: users.delete(cursor, name))
         bars, sessions = accounts.bars_of(deps), accounts.sessions_of(deps)
         await told(
             bars.bar(name, "deleted"), sessions.end_all(name), accounts.clear_played(deps, name)

@@ -31,3 +31,10 @@ def datetime_text(ms: int) -> str:
 @lru_cache(maxsize=10_000)
 def _second_text(second: int) -> str:
     return (_EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso(ms: int | None) -> str:
+    """*ms* as a date and time in UTC; empty for None."""
+    if ms is None:
+        return ""
+    return datetime.fromtimestamp(ms // 1000, UTC).isoformat().replace("+00:00", "Z")

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from typing import Annotated
 
 import msgspec
-from litestar import Request, Response, delete, get, post
+from litestar import Response, delete, get, post
 
+from api.accounts.changes import made
 from api.accounts.replies import Ok, reply
 from api.bodies import MALFORMED, one_of, operation_of, page_of, read_json
 from api.described import PAGES, Described, Query
 from api.errors import NO_STORE, Answer, response_of
 from api.members import admin_of
-from api.queries import select
-from api.site import site_of
+from api.site import AnyRequest, site_of
 from shared.accounts import admin_config, card_keys
 from shared.accounts.admin_config import Document
+from shared.accounts.card_key_csv import csv_text
 from shared.accounts.card_keys import KEY_TYPES, STATUSES, CardKey, Filter, KeyType
 from shared.accounts.ledger import card_lock
 from shared.connections import Cursor
 from shared.errors import InvalidField
 from shared.times import now_ms
-
-AnyRequest = Request[Any, Any, Any]
 
 #: Real front ends show all keys on one page.
 _PAGE_SIZE = 10_000
@@ -40,7 +39,7 @@ class CardKeys(msgspec.Struct, rename="camel"):
 class CardKeyRequest(msgspec.Struct):
     """`create` makes *count* keys of *type*, `cleanup` removes those that ran out unbound."""
 
-    action: Annotated[str, one_of(("create", "cleanup"))] = ""
+    action: Annotated[str, one_of(_ACTIONS)] = ""
     type: Annotated[str, one_of(KEY_TYPES)] = ""
     count: int = 1
 
@@ -92,14 +91,13 @@ async def export_card_keys(request: AnyRequest) -> Response[bytes]:
     keys, _ = await _listed(request)
     name = (b"content-disposition", b'attachment; filename="cardkeys.csv"')
     kind = b"text/csv; charset=utf-8"
-    return response_of(Answer(200, card_keys.csv_text(keys).encode(), kind, [NO_STORE, name]))
+    return response_of(Answer(200, csv_text(keys).encode(), kind, [NO_STORE, name]))
 
 
 async def _listed(request: AnyRequest) -> tuple[list[CardKey], int]:
     chosen = _filter_of(request)
     page, size = page_of(request, size=_PAGE_SIZE, size_max=_PAGE_SIZE)
-    pool = site_of(request).pool
-    return await select(pool, lambda cursor: card_keys.listed(cursor, chosen, page, size))
+    return await site_of(request).read(lambda cursor: card_keys.listed(cursor, chosen, page, size))
 
 
 def _filter_of(request: AnyRequest) -> Filter:
@@ -146,10 +144,9 @@ _ACTIONS = {"create": _create, "cleanup": _clean_up}
 
 def key_type_of(text: str, field: str) -> KeyType:
     """*text* as a type of key. Raises `InvalidField`."""
-    for known in get_args(KeyType):
+    for known in KEY_TYPES:
         if text == known:
-            found: KeyType = known
-            return found
+            return known
     raise InvalidField(_BAD_TYPE, field, ", ".join(KEY_TYPES))
 
 
@@ -161,20 +158,22 @@ async def delete_card_key(request: AnyRequest) -> Response[bytes]:
     if not key_hash:
         raise InvalidField("缺少卡密哈希", "hash", "the keyHash of a card key")
 
-    async def remove(cursor: Cursor) -> Ok:
-        await card_keys.delete_unused(cursor, key_hash)
-        return Ok()
-
-    operation = operation_of(request, member.username)
-    ledger = site_of(request).ledger
-    return reply(await ledger.perform(operation, [card_lock(key_hash)], remove, Ok))
+    return reply(
+        await made(
+            request,
+            member.username,
+            b"",
+            lambda cursor: card_keys.delete_unused(cursor, key_hash),
+            card_lock(key_hash),
+        )
+    )
 
 
 @get("/api/admin/cardkey/system-mode", status_code=200)
 async def get_system_mode(request: AnyRequest) -> Response[bytes]:
     """Whether users get a key when they register (promotion) or bring one (operation)."""
     await admin_of(request)
-    return reply(await select(site_of(request).pool, _system_mode))
+    return reply(await site_of(request).read(_system_mode))
 
 
 @post("/api/admin/cardkey/system-mode", status_code=200)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-from litestar import Request, Response, get, put
+from litestar import Response, get, put
 
 from api.accounts.replies import reply
 from api.bodies import operation_of, read_json
 from api.described import Described
 from api.members import admin_of
-from api.queries import select
-from api.site import site_of
+from api.site import AnyRequest, site_of
 from shared.accounts import admin_config, users
 from shared.accounts.admin_config import Document, Versioned
 from shared.accounts.users import Role, User
 from shared.connections import Cursor
-
-AnyRequest = Request[Any, Any, Any]
 
 #: The document holds lists of sources and channels; 64 KB are nothing to it.
 BODY_BYTES_MAX = 4 * 1024 * 1024
@@ -50,7 +45,7 @@ class ConfigWritten(msgspec.Struct):
 async def get_config(request: AnyRequest) -> Response[bytes]:
     """The document, and its version for the next write."""
     admin = await admin_of(request)
-    stored, known = await select(site_of(request).pool, _read)
+    stored, known = await site_of(request).read(_read)
     part = stored.config.get("UserConfig")
     shown = {**(part if isinstance(part, dict) else {}), "Users": msgspec.to_builtins(known)}
     config = {**stored.config, "UserConfig": shown}

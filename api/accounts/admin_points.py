@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Request, Response, get, post, put
+from litestar import Response, get, post, put
 
 from api.accounts.admin_card_keys import key_type_of
+from api.accounts.changes import made
 from api.accounts.points import History, history_of
 from api.accounts.replies import Ok, reply
 from api.bodies import check_username, one_of, operation_of, page_of, read_json
 from api.described import PAGES, Described, Query
 from api.members import admin_of
-from api.queries import select
-from api.site import site_of
+from api.site import AnyRequest, site_of
 from shared.accounts import invitations, points
 from shared.accounts.card_keys import KEY_TYPES
 from shared.accounts.invitations import InvitationConfig
@@ -23,8 +23,6 @@ from shared.accounts.points import AMOUNT_MAX, REASON_MAX, Account, Cause
 from shared.connections import Cursor
 from shared.errors import InvalidField
 from shared.times import now_ms
-
-AnyRequest = Request[Any, Any, Any]
 
 _FORBIDDEN = 403
 _NO_USER = "缺少用户名"
@@ -79,13 +77,15 @@ async def post_adjust(request: AnyRequest) -> Response[bytes]:
     amount = _SIGNS[asked.type] * asked.amount
     cause, now = Cause(reason, admin_username=admin.username), now_ms()
 
-    async def adjust(cursor: Cursor) -> Ok:
-        await points.adjust(cursor, target, amount, cause, now)
-        return Ok()
-
-    operation = operation_of(request, admin.username, body)
-    ledger = site_of(request).ledger
-    return reply(await ledger.perform(operation, [user_lock(target)], adjust, Ok))
+    return reply(
+        await made(
+            request,
+            admin.username,
+            body,
+            lambda cursor: points.adjust(cursor, target, amount, cause, now),
+            user_lock(target),
+        )
+    )
 
 
 @get("/api/admin/points/users", status_code=200)
@@ -93,9 +93,7 @@ async def get_accounts(request: AnyRequest) -> Response[bytes]:
     """The points accounts of all users."""
     await admin_of(request, status=_FORBIDDEN)
     page, size = page_of(request, size=10_000, size_max=10_000)
-    accounts, total = await select(
-        site_of(request).pool, lambda cursor: points.listed(cursor, page, size)
-    )
+    accounts, total = await site_of(request).read(lambda cursor: points.listed(cursor, page, size))
     return reply(Accounts(accounts, page, size, total))
 
 
@@ -111,7 +109,7 @@ async def get_user_history(request: AnyRequest) -> Response[bytes]:
 async def get_config(request: AnyRequest) -> Response[bytes]:
     """What an invitation gives, and a card key costs."""
     await admin_of(request, status=_FORBIDDEN)
-    return reply(await select(site_of(request).pool, invitations.read_config))
+    return reply(await site_of(request).read(invitations.read_config))
 
 
 @put("/api/admin/invitation-config", status_code=200)

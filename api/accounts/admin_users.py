@@ -8,35 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Response, post
 
+from api.accounts.changes import made
 from api.accounts.replies import Ok, reply
 from api.accounts.standings import prepare_name, tell_standing
-from api.bodies import check_username, one_of, operation_of, read_json
+from api.bodies import MALFORMED, check_username, one_of, read_json
 from api.described import Described
 from api.errors import Denied
 from api.members import Member, admin_of, role_of
-from api.site import Site, site_of
+from api.site import AnyRequest, Site, site_of
 from shared.accounts import groups, passwords, registration, users
 from shared.accounts.users import NewUser, Role
 from shared.connections import Cursor
 from shared.errors import InvalidField, NotFound, Refused
 from shared.times import now_ms
 
-AnyRequest = Request[Any, Any, Any]
-
 _NO_TARGET, _NO_PASSWORD = "缺少目标用户名", "缺少目标用户密码"
 _TAGS_MAX = 50
-
-
-ACTIONS = (
-    *("add", "ban", "unban", "setAdmin", "cancelAdmin", "changePassword", "deleteUser"),
-    *("updateUserApis", "userGroup", "updateUserGroups", "batchUpdateUserGroups"),
-    *("linkOidc", "setTvboxToken", "setShowAdultContent"),
-)
 
 
 class UserRequest(msgspec.Struct, rename="camel"):
@@ -75,14 +67,12 @@ class Call:
         may be nobody left whom it was about. *themselves*: they may be the admin.
         """
 
-        async def done(cursor: Cursor) -> Ok:
+        async def checked(cursor: Cursor) -> None:
             for name in names:
                 await _check_rank(cursor, self, name, themselves=themselves)
             await work(cursor)
-            return Ok()
 
-        operation = operation_of(self.request, self.admin.username, self.body)
-        await self.site.ledger.perform(operation, [], done, Ok)
+        await made(self.request, self.admin.username, self.body, checked)
 
 
 @post("/api/admin/user", status_code=200)
@@ -91,8 +81,8 @@ async def post_user(request: AnyRequest) -> Response[bytes]:
     admin = await admin_of(request)
     asked, body = await read_json(request, UserRequest)
     if asked.action not in ACTIONS:
-        raise InvalidField("参数格式错误", "action", ", ".join(ACTIONS))
-    await _WORK[asked.action](Call(request, site_of(request), admin, asked, body))
+        raise InvalidField(MALFORMED, "action", ", ".join(ACTIONS))
+    await ACTIONS[asked.action](Call(request, site_of(request), admin, asked, body))
     return reply(Ok())
 
 
@@ -238,8 +228,7 @@ async def _manage_group(call: Call) -> None:
 
 async def _link_subject(call: Call) -> None:
     name, subject = _target(call), call.asked.oidc_sub
-    if subject is not None and not 1 <= len(subject) <= 255:
-        raise InvalidField("无效的 OIDC 身份", "oidcSub", "1 to 255 characters, or null")
+    _check_length(subject, "无效的 OIDC 身份", "oidcSub")
     await call.change(
         lambda cursor: users.link_subject(cursor, name, subject), name, themselves=True
     )
@@ -247,8 +236,7 @@ async def _link_subject(call: Call) -> None:
 
 async def _set_tvbox_token(call: Call) -> None:
     name, token = _target(call), call.asked.tvbox_token
-    if token is not None and not 1 <= len(token) <= 255:
-        raise InvalidField("无效的 TVBox Token", "tvboxToken", "1 to 255 characters, or null")
+    _check_length(token, "无效的 TVBox Token", "tvboxToken")
     await call.change(
         lambda cursor: users.set_tvbox_token(cursor, name, token), name, themselves=True
     )
@@ -261,25 +249,35 @@ async def _set_show_adult_content(call: Call) -> None:
     )
 
 
+def _check_length(text: str | None, error: str, field: str) -> None:
+    if text is not None and not 1 <= len(text) <= 255:
+        raise InvalidField(error, field, "1 to 255 characters, or null")
+
+
 def _listed(values: list[str]) -> list[str]:
     """*values*, bounded and each once. Raises `InvalidField`."""
     if len(values) > _TAGS_MAX or any(len(value) > 100 for value in values):
         allowed = f"at most {_TAGS_MAX} texts of at most 100 characters"
-        raise InvalidField("参数格式错误", "userGroups or enabledApis", allowed)
+        raise InvalidField(MALFORMED, "userGroups or enabledApis", allowed)
     return list(dict.fromkeys(values))
 
 
-_WORK: dict[str, Callable[[Call], Awaitable[None]]] = dict(
-    zip(
-        ACTIONS,
-        (
-            *(_add, _ban, _unban, _set_admin, _cancel_admin, _change_password, _delete),
-            *(_update_apis, _manage_group, _update_groups, _update_groups_of_many),
-            *(_link_subject, _set_tvbox_token, _set_show_adult_content),
-        ),
-        strict=True,
-    )
-)
+ACTIONS: dict[str, Callable[[Call], Awaitable[None]]] = {
+    "add": _add,
+    "ban": _ban,
+    "unban": _unban,
+    "setAdmin": _set_admin,
+    "cancelAdmin": _cancel_admin,
+    "changePassword": _change_password,
+    "deleteUser": _delete,
+    "updateUserApis": _update_apis,
+    "userGroup": _manage_group,
+    "updateUserGroups": _update_groups,
+    "batchUpdateUserGroups": _update_groups_of_many,
+    "linkOidc": _link_subject,
+    "setTvboxToken": _set_tvbox_token,
+    "setShowAdultContent": _set_show_adult_content,
+}
 
 ROUTES = (post_user,)
 DESCRIBED = {

@@ -8,19 +8,17 @@ told nothing of whether a user exists, is banned or has run out of time.
 from __future__ import annotations
 
 import hmac
-from typing import Any
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Response, post
 
 from api.accounts.replies import Ok, log_in, log_out, reply
 from api.bodies import operation_of, read_json
 from api.clients import address_of
 from api.described import Described, Query
 from api.errors import Denied
-from api.members import BANNED, member_of, role_of
-from api.queries import select
-from api.site import Site, site_of
+from api.members import member_of, role_of
+from api.site import AnyRequest, Site, site_of
 from shared.accounts import card_keys, memberships, passwords, users
 from shared.accounts.ledger import card_lock, user_lock
 from shared.accounts.memberships import Membership
@@ -28,8 +26,6 @@ from shared.accounts.users import StoredUser
 from shared.errors import Conflict, InvalidField, Refused
 from shared.events import USER_MAX, check_name
 from shared.times import now_ms
-
-AnyRequest = Request[Any, Any, Any]
 
 NO_NAME, NO_PASSWORD = "用户名不能为空", "密码不能为空"
 WRONG = "用户名或密码错误"
@@ -84,7 +80,7 @@ async def _verified(site: Site, asked: LoginRequest) -> StoredUser:
     except InvalidField:
         user = None
     else:
-        user = await select(site.pool, lambda cursor: users.find(cursor, asked.username))
+        user = await site.read(lambda cursor: users.find(cursor, asked.username))
     if asked.username == site.settings.username:
         return await _verified_owner(site, asked, user)
     verdict = await passwords.verify(asked.password, user.password_hash if user else None)
@@ -105,15 +101,15 @@ async def _verified_owner(site: Site, asked: LoginRequest, user: StoredUser | No
         raise Denied(WRONG)
     if user is not None:
         return user
-    return await select(site.pool, lambda cursor: users.ensure_owner(cursor, asked.username))
+    return await site.read(lambda cursor: users.ensure_owner(cursor, asked.username))
 
 
 async def _upgraded(site: Site, user: StoredUser, password: str) -> StoredUser:
     """*user* with the password in today's form. Raises `Denied` if it was changed meanwhile."""
     name, old_hash, new_hash = user.username, user.password_hash, await passwords.hashed(password)
-    await select(site.pool, lambda cursor: users.upgrade_password(cursor, name, old_hash, new_hash))
+    await site.read(lambda cursor: users.upgrade_password(cursor, name, old_hash, new_hash))
     # Another login of theirs may have upgraded it first, to a hash of its own.
-    now = await select(site.pool, lambda cursor: users.find(cursor, name))
+    now = await site.read(lambda cursor: users.find(cursor, name))
     if now is None:
         raise Denied(WRONG)
     if now.password_hash != new_hash:
@@ -138,9 +134,7 @@ async def _check_standing(
             raise Denied(str(error)) from error
     elif role_of(site, user) == "user":
         now = now_ms()
-        membership = await select(
-            site.pool, lambda cursor: memberships.read(cursor, user.username, now)
-        )
+        membership = await site.read(lambda cursor: memberships.read(cursor, user.username, now))
         if membership is not None and membership.is_expired:
             raise Denied(OUT_OF_TIME)
 
@@ -168,10 +162,10 @@ async def begin_session(site: Site, user: StoredUser) -> str:
     Who ends all sessions does not see one that begins meanwhile: so this looks again.
     """
     token = await site.sessions.begin(user.username)
-    now = await select(site.pool, lambda cursor: users.find(cursor, user.username))
+    now = await site.read(lambda cursor: users.find(cursor, user.username))
     if now is None or now.banned or now.password_hash != user.password_hash:
         await site.sessions.end(token)
-        raise Denied(BANNED if now is not None and now.banned else WRONG)
+        raise Denied(users.BANNED if now is not None and now.banned else WRONG)
     return token
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import Response, get, post
 
 from api.accounts.login import bind
 from api.accounts.replies import reply
@@ -14,15 +13,12 @@ from api.bodies import read_json
 from api.described import Described
 from api.errors import Denied
 from api.members import Member, member_of
-from api.queries import select
-from api.site import site_of
+from api.site import AnyRequest, site_of
 from shared.accounts import card_keys, memberships, users
 from shared.accounts.card_keys import HeldKey
 from shared.accounts.memberships import Membership
 from shared.errors import InvalidField, NotFound
-from shared.times import DAY_MS, now_ms
-
-AnyRequest = Request[Any, Any, Any]
+from shared.times import DAY_MS, iso, now_ms
 
 #: Days before the end at which the banner becomes pressing.
 _URGENT_DAYS = 7
@@ -80,8 +76,10 @@ async def get_membership(request: AnyRequest) -> Response[bytes]:
 
 
 async def _membership(request: AnyRequest, member: Member) -> Membership | None:
-    pool, now = site_of(request).pool, now_ms()
-    return await select(pool, lambda cursor: memberships.read(cursor, member.username, now))
+    now = now_ms()
+    return await site_of(request).read(
+        lambda cursor: memberships.read(cursor, member.username, now)
+    )
 
 
 @post("/api/user/cardkey", status_code=200)
@@ -122,8 +120,7 @@ async def get_held_keys(request: AnyRequest) -> Response[bytes]:
 
 async def _held(request: AnyRequest) -> list[HeldKey]:
     member = await member_of(request)
-    pool = site_of(request).pool
-    return await select(pool, lambda cursor: card_keys.held_by(cursor, member.username))
+    return await site_of(request).read(lambda cursor: card_keys.held_by(cursor, member.username))
 
 
 @get("/api/user/welcome-banner", status_code=200)
@@ -141,7 +138,7 @@ async def get_banner(request: AnyRequest) -> Response[bytes]:
 def _banner(membership: Membership | None) -> Banner:
     if membership is None:
         return Banner("welcome", "欢迎回来", "none")
-    date = card_keys.iso(membership.expires_at)
+    date = iso(membership.expires_at)
     if membership.is_expired:
         message, urgency = "您的会员已过期", "high"
     elif membership.days_remaining <= _URGENT_DAYS:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import Response, get, post
 
 from api.accounts.replies import reply
 from api.bodies import operation_of, page_of, read_json
 from api.described import PAGES, Described
 from api.members import member_of
-from api.queries import select
-from api.site import site_of
+from api.site import AnyRequest, site_of
 from shared.accounts import invitations, points, redemption
 from shared.accounts.card_keys import CardKey
 from shared.accounts.invitations import InvitationConfig, InvitationInfo
@@ -21,8 +20,6 @@ from shared.accounts.points import PointsRecord
 from shared.connections import Cursor
 from shared.errors import Conflict, Refused
 from shared.times import now_ms
-
-AnyRequest = Request[Any, Any, Any]
 
 
 class Balance(msgspec.Struct):
@@ -50,8 +47,8 @@ class Redeemed(msgspec.Struct, rename="camel", omit_defaults=True):
 async def get_balance(request: AnyRequest) -> Response[bytes]:
     """One's own points."""
     member = await member_of(request)
-    account = await select(
-        site_of(request).pool, lambda cursor: points.read_account(cursor, member.username)
+    account = await site_of(request).read(
+        lambda cursor: points.read_account(cursor, member.username)
     )
     return reply(Balance(account.balance if account else 0))
 
@@ -66,8 +63,8 @@ async def get_history(request: AnyRequest) -> Response[bytes]:
 async def history_of(request: AnyRequest, username: str) -> Response[bytes]:
     """The page of *username* that *request* asks for."""
     page, size = page_of(request)
-    records, total = await select(
-        site_of(request).pool, lambda cursor: points.history(cursor, username, page, size)
+    records, total = await site_of(request).read(
+        lambda cursor: points.history(cursor, username, page, size)
     )
     return reply(History(records, page, size, total))
 
@@ -99,15 +96,16 @@ async def post_redeem(request: AnyRequest) -> Response[bytes]:
 async def get_invitation_info(request: AnyRequest) -> Response[bytes]:
     """One's own invitation code, and what it brought."""
     member = await member_of(request)
-    pool = site_of(request).pool
-    return reply(await select(pool, lambda cursor: invitations.info(cursor, member.username)))
+    return reply(
+        await site_of(request).read(lambda cursor: invitations.info(cursor, member.username))
+    )
 
 
 @get("/api/invitation-config", status_code=200)
 async def get_invitation_config(request: AnyRequest) -> Response[bytes]:
     """What an invitation gives, and a card key costs."""
     await member_of(request)
-    return reply(await select(site_of(request).pool, invitations.read_config))
+    return reply(await site_of(request).read(invitations.read_config))
 
 
 ROUTES = (get_balance, get_history, post_redeem, get_invitation_info, get_invitation_config)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import Response, get, post
 
+from api.accounts.changes import made
 from api.accounts.login import NO_NAME, NO_PASSWORD, WRONG, begin_session
 from api.accounts.replies import Ok, log_in, reply
 from api.accounts.standings import prepare_name, tell_standing
@@ -17,8 +17,7 @@ from api.clients import address_of
 from api.described import Described
 from api.errors import Denied
 from api.members import member_of
-from api.queries import select
-from api.site import Site, site_of
+from api.site import AnyRequest, Site, site_of
 from shared.accounts import admin_config, card_keys, passwords, registration, users
 from shared.accounts.admin_config import Policy
 from shared.accounts.invitations import Invitation
@@ -26,11 +25,8 @@ from shared.accounts.ledger import card_lock, user_lock
 from shared.accounts.memberships import Membership
 from shared.accounts.registration import Created
 from shared.accounts.users import NewUser, StoredUser
-from shared.connections import Cursor
 from shared.errors import InvalidField, Refused
 from shared.times import now_ms
-
-AnyRequest = Request[Any, Any, Any]
 
 PASSWORD_MIN = 6
 
@@ -82,7 +78,7 @@ async def get_register_config(request: AnyRequest) -> Response[bytes]:
 
 
 async def _policy(site: Site) -> Policy:
-    return admin_config.policy_of((await select(site.pool, admin_config.read)).config)
+    return admin_config.policy_of((await site.read(admin_config.read)).config)
 
 
 @post("/api/register", status_code=200)
@@ -125,7 +121,7 @@ async def _counted(request: AnyRequest, username: str) -> AsyncIterator[None]:
 
 async def _registered(site: Site, new: NewUser, password: str) -> StoredUser:
     """The new user. Raises `Denied` where a repeated request meets what became of it since."""
-    user = await select(site.pool, lambda cursor: users.find(cursor, new.username))
+    user = await site.read(lambda cursor: users.find(cursor, new.username))
     if user is not None and user.password_hash == new.password_hash:
         return user  # made just now
     verdict = await passwords.verify(password, user.password_hash if user else None)
@@ -200,15 +196,13 @@ async def set_password(
     request: AnyRequest, username: str, new_hash: str, body: bytes, *, but: str | None = None
 ) -> None:
     """Store *new_hash*, and end the sessions of *username*, except that of the token *but*."""
-    site = site_of(request)
-
-    async def change(cursor: Cursor) -> Ok:
-        await registration.give_password(cursor, username, new_hash)
-        return Ok()
-
-    operation = operation_of(request, username, body)
-    await site.ledger.perform(operation, [], change, Ok)
-    await site.sessions.end_all(username, but=but)
+    await made(
+        request,
+        username,
+        body,
+        lambda cursor: registration.give_password(cursor, username, new_hash),
+    )
+    await site_of(request).sessions.end_all(username, but=but)
 
 
 ROUTES = (get_register_config, post_register, post_change_password)

@@ -25,12 +25,6 @@ class Ok(msgspec.Struct):
     ok: bool = True
 
 
-class Success(msgspec.Struct):
-    """Done, in the words of the routes that say so."""
-
-    success: bool = True
-
-
 def reply(body: Any, status: int = 200) -> Response[bytes]:
     """*body* as JSON that nobody caches."""
     return response_of(Answer(status, msgspec.json.encode(body), headers=[NO_STORE]))

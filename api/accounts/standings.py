@@ -8,7 +8,6 @@ from collections.abc import Awaitable
 import structlog
 
 from api.play_records import clear_of
-from api.queries import select
 from api.site import Site
 from shared.accounts import users
 from shared.errors import Unavailable
@@ -54,4 +53,4 @@ async def told(telling: Awaitable[object]) -> None:
 
 
 async def _reason(site: Site, username: str) -> str | None:
-    return await select(site.pool, lambda cursor: users.barred_reason(cursor, username))
+    return await site.read(lambda cursor: users.barred_reason(cursor, username))

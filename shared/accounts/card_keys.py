@@ -7,15 +7,12 @@ found by the SHA-256 of its 16 characters; users hold it by a row in `user_card_
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import secrets
 import string
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -42,8 +39,6 @@ _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 16
 #: Bytes below this are spread evenly over the alphabet by their remainder.
 _EVEN = 256 - 256 % len(_ALPHABET)
-#: A cell that begins so is a formula to a spreadsheet; to a Chinese one in full width too.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 _COLUMNS = (
     "key_hash, plain_key, key_type, status, source, created_at, expires_at, bound_to, bound_at"
@@ -240,33 +235,6 @@ async def clean_up(cursor: Cursor, now_ms: int) -> int:
     await expire(cursor, now_ms)
     await cursor.execute("DELETE FROM card_keys WHERE status = 'expired'")
     return rows_changed(cursor)
-
-
-def csv_text(keys: Iterable[CardKey]) -> str:
-    """*keys* as CSV for a spreadsheet: with a byte order mark, and no cell that is a formula."""
-    text = io.StringIO()
-    text.write("\ufeff")
-    writer = csv.writer(text)
-    writer.writerow(["key", "type", "status", "created", "expires", "bound to", "bound", "source"])
-    for key in keys:
-        row = [
-            *(key.key, key.key_type, key.status, iso(key.created_at), iso(key.expires_at)),
-            *(key.bound_to or "", iso(key.bound_at), key.source or ""),
-        ]
-        writer.writerow([_cell(value) for value in row])
-    return text.getvalue()
-
-
-def _cell(value: str) -> str:
-    # Names that older sites took may begin with anything.
-    return f"'{value}" if value.startswith(_FORMULA) else value
-
-
-def iso(ms: int | None) -> str:
-    """*ms* as a date and time in UTC; empty for None."""
-    if ms is None:
-        return ""
-    return datetime.fromtimestamp(ms // 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _key_of(row: Sequence[Any]) -> CardKey:

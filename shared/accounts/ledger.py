@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -24,12 +23,13 @@ import structlog
 from shared.accounts.locks import Locks
 from shared.connections import Cursor, Pool, transaction
 from shared.errors import Conflict, StoreDown, Transient
+from shared.pausing import pause
 
 log = structlog.get_logger()
 
 #: A change that takes longer is given up; whether it was made is then unknown to the client.
 TIMEOUT_S = 15.0
-#: Pauses before further attempts (s), a random part of each; the last one is repeated.
+#: Pauses before further attempts (s).
 _PAUSES_S = (0.0, 0.01, 0.05, 0.1, 0.25)
 KEY_REUSED = "Idempotency-Key 已用于另一个请求"
 
@@ -120,8 +120,7 @@ class Ledger:
                 return await self._attempt(operation, work, result, claim=claim)
             except Transient as error:
                 log.info("transaction_tried_again", error=str(error), attempt=attempt)
-            pause_s = _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret
+            await pause(_PAUSES_S, attempt)
             attempt += 1
             claim = True
 

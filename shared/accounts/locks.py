@@ -9,12 +9,11 @@ reach Redis goes on without, and whoever loses a lease goes on too; both are cou
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
-from itertools import chain, repeat
+from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -26,6 +25,7 @@ from shared.commands import Commands
 from shared.connections import sound
 from shared.errors import Busy, StoreDown
 from shared.keys import Keys
+from shared.pausing import pause
 from shared.scripts import script
 
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ WAIT_S = 10.0
 ANSWER_S = 1.0
 #: For so long nobody asks again.
 AWAY_S = 1.0
-#: Between looks at a lock that is held (s), a random part of each; the last one is repeated.
+#: Pauses between looks at a lock that is held (s).
 _PAUSES_S = (0.005, 0.01, 0.02, 0.05)
 
 WAITS = Histogram(
@@ -129,13 +129,13 @@ class _Held:
     async def take(self, key: str) -> None:
         """Return when *key* is ours. Raises `StoreDown`."""
         self._asked.append(key)
-        for pause_s in chain(_PAUSES_S, repeat(_PAUSES_S[-1])):
+        for attempt in count():
             end_s = _end_of_lease_s()
             if sound(await self._commands.put("SET", key, self._id, "NX", "PX", LEASE_MS)):
                 self._ends_s[key] = end_s
                 self._renew_later()
                 return
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret
+            await pause(_PAUSES_S, attempt)
 
     def _renew_later(self) -> None:
         if self._waiting is None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import secrets
 import string
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -31,14 +32,11 @@ TOO_MANY = "积分余额超出上限"
 _CODE_ALPHABET = string.ascii_uppercase + string.digits
 _CODE_LENGTH = 16
 
-_ACCOUNT = """
-SELECT invitation_code, balance, total_earned, total_redeemed, updated_at
-FROM user_points WHERE username = %s
-"""
-_LISTED = """
+_ACCOUNTS = """
 SELECT username, invitation_code, balance, total_earned, total_redeemed, updated_at
-FROM user_points ORDER BY username LIMIT %s OFFSET %s
+FROM user_points
 """
+_ACCOUNT = _ACCOUNTS + " WHERE username = %s"
 _OPEN = """
 INSERT INTO user_points (username, invitation_code) VALUES (%s, %s)
 ON DUPLICATE KEY UPDATE user_points.username = user_points.username
@@ -134,9 +132,12 @@ async def read_account(cursor: Cursor, username: str) -> Account | None:
 
 async def _read(cursor: Cursor, username: str, query: str) -> Account | None:
     await cursor.execute(query, (username,))
-    if (row := await cursor.fetchone()) is None:
-        return None
-    code, balance, earned, redeemed, updated_at = row
+    row = await cursor.fetchone()
+    return None if row is None else _account_of(row)
+
+
+def _account_of(row: Sequence[Any]) -> Account:
+    username, code, balance, earned, redeemed, updated_at = row
     return Account(username, code or "", balance, earned, redeemed, ms_of(updated_at))
 
 
@@ -244,9 +245,7 @@ async def listed(cursor: Cursor, page: int, size: int) -> tuple[list[Account], i
     """(one page of all accounts by user name, number of all); *page* counts from 1."""
     await cursor.execute("SELECT COUNT(*) FROM user_points")
     [total] = await cursor.fetchone()
-    await cursor.execute(_LISTED, (size, (page - 1) * size))
-    accounts = [
-        Account(username, code or "", balance, earned, redeemed, ms_of(updated_at))
-        for username, code, balance, earned, redeemed, updated_at in await cursor.fetchall()
-    ]
-    return accounts, total
+    await cursor.execute(
+        _ACCOUNTS + " ORDER BY username LIMIT %s OFFSET %s", (size, (page - 1) * size)
+    )
+    return [_account_of(row) for row in await cursor.fetchall()], total

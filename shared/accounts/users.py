@@ -20,7 +20,7 @@ from shared.times import datetime_text, ms_of
 
 #: What no password verifies: the user was met, or imported, without one.
 NO_PASSWORD = "!"  # noqa: S105
-UNKNOWN = "用户不存在"
+UNKNOWN, BANNED = "用户不存在", "用户已被封禁"
 TAKEN = "该用户名已被注册"
 SUBJECT_TAKEN = "该 OIDC 身份已绑定其他用户"
 #: Names that can be registered (facts section 5); older ones may hold anything.

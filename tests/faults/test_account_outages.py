@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.members import BANNED
 from shared.accounts import registration
+from shared.accounts.users import BANNED
 from shared.connections import Pool, open_mysql, transaction
 from shared.cookies import username_of
 from shared.errors import Contended

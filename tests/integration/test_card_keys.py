@@ -13,6 +13,7 @@ import pytest
 
 from ops.audit import audit
 from shared.accounts import card_keys, memberships
+from shared.accounts.card_key_csv import csv_text
 from shared.accounts.card_keys import BATCH_MAX, DAYS, CardKey, Filter, KeyType, hash_of, new_keys
 from shared.connections import transaction
 from shared.errors import InvalidField, NotFound, Refused
@@ -265,7 +266,7 @@ PLAIN = CardKey("aB3", "0" * 64, "week", "unused", NOW_MS, NOW_MS + WEEK_MS)
 
 def cells(*keys: CardKey) -> list[list[str]]:
     """The rows of the export, as a spreadsheet reads them, without the heading."""
-    text = card_keys.csv_text(keys)
+    text = csv_text(keys)
     assert text.startswith("\ufeffkey,")
     return list(csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline="")))[1:]
 

@@ -269,8 +269,11 @@ async def test_nothing_to_lock_asks_nobody() -> None:
     """
     An operation that names no locks needs no Redis.
     """
+    waits = counted("wait_seconds")
     async with Locks(cast("Redis", None), KEYS).hold():
         pass
+
+    assert waits == counted("wait_seconds")
 
 
 # --- leases ------------------------------------------------------------------------

@@ -38,6 +38,7 @@ async def test_nobody_waits_for_what_others_were_not_told() -> None:
     async with silent_server() as silent, open_redis(silent.url, timeout_s=600) as redis:
         asked = [asyncio.ensure_future(redis.get("key")) for _ in range(20)]
         await until(lambda: len(silent.clients) == len(asked), "all are connected", timeout_s=10)
+        assert not any(task.done() for task in asked)
         for task in asked:
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
