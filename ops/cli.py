@@ -32,7 +32,7 @@ from shared.errors import MoonwakeError
 
 cli = typer.Typer(
     name="moonwake",
-    help="Acknowledges play records from Redis and writes each to MySQL exactly once.",
+    help="Acknowledges play records from Redis, writes each to MySQL exactly once; keeps accounts.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
