@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from api.asgi import BODY_BYTES_MAX, Receive, Scope, read_body
-from api.site import AnyRequest
+from api.site import AnyRequest, Site, site_of
+from shared.accounts import users
 from shared.accounts.ledger import Operation
 from shared.errors import InvalidField
 from shared.events import USER_MAX, check_name
@@ -89,10 +90,10 @@ def check_username(name: str, field: str, missing: str) -> str:
     return name
 
 
-def operation_of(request: AnyRequest, who: str, body: bytes = b"") -> Operation:
-    """What *who* asks for, once: as the Idempotency-Key says, if there is one.
+async def operation_of(request: AnyRequest, who: str | None, body: bytes = b"") -> Operation:
+    """What the user *who* asks for, once: as the Idempotency-Key says, if there is one.
 
-    Raises `InvalidField`.
+    None: somebody who is no user yet. Raises `InvalidField`, or `StoreDown`.
     """
     key = request.headers.get("idempotency-key")
     if key is None:
@@ -102,4 +103,12 @@ def operation_of(request: AnyRequest, who: str, body: bytes = b"") -> Operation:
         raise InvalidField(MALFORMED, "Idempotency-Key", allowed)
     line = f"{request.method} {request.scope['path']}?".encode()
     asked = line + request.scope["query_string"] + b"\n" + body
-    return Operation.of(who, key, asked, request.app.state.site.settings.password)
+    site = site_of(request)
+    scope = "" if who is None else await _scope_of(site, who)
+    return Operation.of(scope, key, asked, site.settings.password)
+
+
+async def _scope_of(site: Site, username: str) -> str:
+    """Whose keys these are. By number: a name may be somebody else's later."""
+    user_id = await site.read(lambda cursor: users.id_of(cursor, username))
+    return f"user {user_id}"

@@ -4,7 +4,9 @@ What a visitor may do: as the database says, never as a cookie does (facts secti
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from api.errors import Denied
 from api.gate import Visitor
@@ -12,6 +14,9 @@ from api.site import AnyRequest, Site, site_of
 from shared.accounts import users
 from shared.accounts.users import Role, StoredUser
 from shared.connections import Cursor
+from shared.errors import NotFound
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,19 @@ async def member_of(request: AnyRequest) -> Member:
     if user.banned:
         raise Denied(users.BANNED)
     return Member(user.username, role_of(site, user))
+
+
+async def for_known(request: AnyRequest, attempt: Callable[[], Awaitable[T]]) -> T:
+    """What *attempt* returns, which looks for no user before it meets that there is none.
+
+    Then who asks is told so; the owner has a row from now on, and it is tried again. Raises
+    what `member_of` and *attempt* do.
+    """
+    try:
+        return await attempt()
+    except NotFound:
+        await member_of(request)
+        return await attempt()
 
 
 async def admin_of(request: AnyRequest, *, status: int = 401) -> Member:

@@ -11,6 +11,7 @@ import orjson
 from ops.accounts_page import Page
 from ops.lunatv_people import Person
 from ops.lunatv_values import LoginStats
+from shared.accounts import barred
 from shared.accounts.users import NO_PASSWORD, Role
 from shared.times import datetime_text
 
@@ -28,10 +29,6 @@ _FILL = """
 UPDATE users SET password_hash = %s, role = %s, banned = %s, tags = %s, enabled_apis = %s,
     oidc_sub = %s, tvbox_token = %s, show_adult_content = %s, created_at = %s
 WHERE username = %s
-"""
-_BAN = """
-INSERT INTO barred_users (username, reason) VALUES (%s, 'banned')
-ON DUPLICATE KEY UPDATE reason = 'banned'
 """
 _LOGINS = """
 INSERT INTO user_login_stats
@@ -81,8 +78,8 @@ async def bring_user(page: Page, person: Person, password_hash: str) -> bool:
         await page.write(_INSERT if here is None else _FILL, (*astuple(row), person.name))
         for reason, detail in repairs.items():
             page.books.repair("users", f"user {person.name}", reason, detail)
-    if row.banned:
-        await page.write(_BAN, (person.name,))
+    if row.banned and not page.task.dry:
+        await barred.bar(page.cursor, person.name, "banned")
     if page.task.dry:
         page.task.unwritten.users.add(person.name)
     return row.password_hash != NO_PASSWORD
@@ -138,10 +135,10 @@ async def _free_subject(page: Page, person: Person, repairs: dict[str, str]) -> 
 
 async def _lift(page: Page, username: str) -> None:
     """Forget that a user of this name was deleted, who comes back now."""
-    if page.task.restore:
-        await page.write(
-            "DELETE FROM barred_users WHERE username = %s AND reason = 'deleted'", (username,)
-        )
+    if page.task.dry or not page.task.restore:
+        return
+    if await barred.reason_of(page.cursor, username) == "deleted":
+        await barred.lift(page.cursor, username)
 
 
 async def bring_logins(page: Page, username: str, logins: LoginStats | None) -> None:

@@ -9,12 +9,11 @@ import typer
 
 from ops import accounts, user_view
 from ops.accounts import AsJson, Name, Page, Yes, changed, fail, made, told
-from shared.accounts import passwords, registration, users
+from shared.accounts import barred, logins, passwords, registration, users
 from shared.accounts.ledger import user_lock
 from shared.accounts.registration import Created
 from shared.accounts.users import NewUser
 from shared.connections import reading
-from shared.errors import Unavailable
 from shared.times import now_ms
 from worker.deps import Deps
 
@@ -71,11 +70,18 @@ def add(
     name: Name,
     role: Annotated[_Given, typer.Option(help="What they may do.")] = "user",
     password_stdin: _Stdin = False,
+    reuse_name: Annotated[
+        bool, typer.Option("--reuse-name", help="Also the name of a deleted user: see below.")
+    ] = False,
 ) -> None:
     """Create a user; the password is asked for, or comes from standard input.
 
     The first admin: moonwake users add NAME --role admin. The owner is whom
     USERNAME names, and needs no row.
+
+    The name of a deleted user is refused while LunaTV's cookies count as logins
+    (ACCEPT_LUNATV_COOKIE): whoever kept that user's cookie would be the new one.
+    With --reuse-name it is taken; only after PASSWORD was changed is that safe.
 
     Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
     """
@@ -83,12 +89,12 @@ def add(
 
     async def work(deps: Deps) -> None:
         _check_new_name(deps, name)
-        new = NewUser(username=name, password_hash=await passwords.hashed(password), role=role)
-        async with reading(deps.pool) as cursor:
-            was_deleted = await users.barred_reason(cursor, name) == "deleted"
-        if was_deleted:  # nobody is to meet what is left of the former user of this name
-            await accounts.sessions_of(deps).end_all(name)
-            await accounts.clear_played(deps, name)
+        new = NewUser(
+            username=name,
+            password_hash=await passwords.hashed(password),
+            role=role,
+            after_former=await _prepare_name(deps, name, reuse=reuse_name),
+        )
         now = now_ms()
         await changed(
             deps,
@@ -96,7 +102,7 @@ def add(
             lambda cursor: registration.create_user(cursor, new, now),
             Created,
         )
-        if was_deleted:
+        if new.after_former:
             await told(accounts.bars_of(deps).lift(name))
 
     accounts.run(work)
@@ -110,32 +116,23 @@ def reset_password(name: Name, password_stdin: _Stdin = False) -> None:
     Login cookies of LunaTV go on: they hold no password. To end those too,
     ban the user.
 
-    Exit codes: 0 done, 1 refused, or the sessions go on because Redis is
-    away, 2 a setting is wrong or MySQL cannot be used.
+    Exit codes: 0 done, 1 refused, 2 a setting is wrong, or MySQL or Redis
+    cannot be used, and nothing is changed.
     """
     password = _password(name, from_stdin=password_stdin)
 
-    async def work(deps: Deps) -> int | None:
+    async def work(deps: Deps) -> None:
         if name == deps.settings.username:
             fail(f"{name} is the site's owner, who logs in with PASSWORD of the environment")
         new_hash = await passwords.hashed(password)
         await made(
             deps,
             [user_lock(name)],
-            lambda cursor: registration.give_password(cursor, name, new_hash),
+            lambda cursor: logins.give_password(cursor, accounts.sessions_of(deps), name, new_hash),
         )
-        try:
-            return await accounts.sessions_of(deps).end_all(name)
-        except Unavailable:
-            return None
 
-    ended = accounts.run(work)
-    if ended is None:
-        fail(
-            "the password is changed, but who is logged in stays so for up to a day: Redis does"
-            f" not answer. Once it does: moonwake users logout {name}"
-        )
-    typer.echo(f"{name} has a new password; sessions ended: {ended}")
+    accounts.run(work)
+    typer.echo(f"{name} has a new password; all their sessions ended")
 
 
 @users_app.command()
@@ -197,6 +194,21 @@ def _password(name: str, *, from_stdin: bool) -> str:
     return password
 
 
+async def _prepare_name(deps: Deps, name: str, *, reuse: bool) -> bool:
+    """Leave nothing of a deleted user to who takes their name; was there one?"""
+    async with reading(deps.pool) as cursor:
+        if await barred.reason_of(cursor, name) != "deleted":
+            return False
+    if deps.settings.accept_lunatv_cookie and not reuse:
+        fail(
+            f"{name} was deleted, and whoever kept their LunaTV cookie would be the new user: take"
+            " another name, or see --reuse-name in moonwake users add --help"
+        )
+    await accounts.sessions_of(deps).end_all(name)
+    await accounts.clear_played(deps, name)
+    return True
+
+
 def _check_new_name(deps: Deps, name: str) -> None:
     users.check_new_name(name)
     if name.lower() == deps.settings.username.lower():
@@ -242,22 +254,34 @@ def ban(name: Name) -> None:
 
 @users_app.command()
 def unban(name: Name) -> None:
-    """Let a banned user in again.
+    """Let a banned user in again; they log in anew.
 
-    Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
+    Exit codes: 0 done, 1 refused, 2 a setting is wrong, or MySQL or Redis
+    cannot be used, and nothing is changed.
     """
 
     async def work(deps: Deps) -> None:
-        if name == deps.settings.username:  # was banned before becoming the owner, maybe deleted
-            async with reading(deps.pool) as cursor:
-                await users.ensure_owner(cursor, name)
-        await made(
-            deps, [user_lock(name)], lambda cursor: users.set_banned(cursor, name, banned=False)
-        )
+        if name == deps.settings.username:
+            await _ensure_owner(deps, name)
+        sessions = accounts.sessions_of(deps)
+        await made(deps, [user_lock(name)], lambda cursor: logins.readmit(cursor, sessions, name))
         await told(accounts.bars_of(deps).lift(name))
 
     accounts.run(work)
     typer.echo(f"{name} may come in")
+
+
+async def _ensure_owner(deps: Deps, name: str) -> None:
+    """The owner's row, who was banned or deleted before USERNAME named them."""
+    async with reading(deps.pool) as cursor:
+        await users.ensure_owner(cursor, name)
+        was_deleted = await barred.reason_of(cursor, name) == "deleted"
+    if was_deleted and deps.settings.accept_lunatv_cookie:
+        typer.echo(
+            f"moonwake: {name} was deleted once: whoever kept their LunaTV cookie is the owner now,"
+            " until PASSWORD is changed",
+            err=True,
+        )
 
 
 @users_app.command()

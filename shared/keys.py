@@ -96,6 +96,11 @@ class Keys:
         """Set of the users whose logins count no more: banned or deleted."""
         return f"{self.prefix}users:{reason}"
 
+    @property
+    def barred_revision(self) -> str:
+        """Which revision of MySQL's list those sets are; absent while they may be another's."""
+        return f"{self.prefix}users:barred_revision"
+
     def login_attempts(self, kind: str, who: str) -> str:
         """Failed logins of a user or from an address, lately."""
         return f"{self.prefix}login_attempts:{kind}:{who}"

@@ -21,6 +21,8 @@ from tests.fronts import Front, front
 
 #: What everybody here has for a password.
 PASSWORD = "correct horse"
+#: The hash of a password that nobody can find.
+NOBODY_KNOWS = "0" * 64
 HOME = "192.0.2.1"
 LONG_AGO_MS = 1_700_000_000_000
 
@@ -142,7 +144,16 @@ async def people(settings: Settings, **changes: Any) -> AsyncIterator[People]:
         assert [] == await audit(pool, settings.username)
 
 
-async def enrol(pool: Pool, *names: str, role: Role = "user", password_hash: str = "!") -> None:
+@asynccontextmanager
+async def without_signed_cookies(site: People) -> AsyncIterator[Front]:
+    """Another front of the same site, which takes no cookie of LunaTV's."""
+    async with front(replace(site.front.settings, accept_lunatv_cookie=False)) as other:
+        yield other
+
+
+async def enrol(
+    pool: Pool, *names: str, role: Role = "user", password_hash: str = NOBODY_KNOWS
+) -> None:
     """Users as registration makes them, with a password in whatever form."""
     async with transaction(pool) as cursor:
         for name in names:

@@ -120,7 +120,7 @@ async def post_card_keys(request: AnyRequest) -> Response[bytes]:
     if asked.action not in _ACTIONS:
         raise InvalidField("不支持的操作类型", "action", ", ".join(_ACTIONS))
     now, work = now_ms(), _ACTIONS[asked.action]
-    operation = operation_of(request, member.username, body)
+    operation = await operation_of(request, member.username, body)
     return reply(
         await site_of(request).ledger.perform(
             operation, [], lambda cursor: work(cursor, asked, now), CardKeyReply
@@ -194,7 +194,7 @@ async def post_system_mode(request: AnyRequest) -> Response[bytes]:
         await admin_config.change(cursor, edit)
         return await _system_mode(cursor)
 
-    operation = operation_of(request, member.username, body)
+    operation = await operation_of(request, member.username, body)
     return reply(await site_of(request).ledger.perform(operation, [], change, SystemMode))
 
 

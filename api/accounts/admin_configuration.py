@@ -67,7 +67,7 @@ async def put_config(request: AnyRequest) -> Response[bytes]:
     async def write(cursor: Cursor) -> ConfigWritten:
         return ConfigWritten(await admin_config.write(cursor, asked.config, asked.version))
 
-    operation = operation_of(request, admin.username, body)
+    operation = await operation_of(request, admin.username, body)
     return reply(await site_of(request).ledger.perform(operation, [], write, ConfigWritten))
 
 

@@ -125,7 +125,7 @@ async def put_config(request: AnyRequest) -> Response[bytes]:
         await invitations.write_config(cursor, config)
         return InvitationConfigReply(config)
 
-    operation = operation_of(request, admin.username, body)
+    operation = await operation_of(request, admin.username, body)
     site = site_of(request)
     done = await site.ledger.perform(operation, [], change, InvitationConfigReply)
     site.invitation_config.forget()

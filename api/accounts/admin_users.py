@@ -21,7 +21,7 @@ from api.described import Described
 from api.errors import Denied
 from api.members import Member, admin_of, role_of
 from api.site import AnyRequest, Site, site_of
-from shared.accounts import groups, passwords, registration, users
+from shared.accounts import groups, logins, passwords, registration, users
 from shared.accounts.users import NewUser, Role
 from shared.connections import Cursor
 from shared.errors import InvalidField, NotFound, Refused
@@ -129,29 +129,27 @@ async def _add(call: Call) -> None:
         username=asked.target_username,
         password_hash=await passwords.hashed(asked.target_password),
         tags=tags,
+        after_former=await prepare_name(call.site, asked.target_username),
     )
 
     async def add(cursor: Cursor) -> None:
         await registration.create_user(cursor, new, now)
 
-    was_deleted = await prepare_name(call.site, new.username)
     await call.change(add)
-    if was_deleted:
+    if new.after_former:
         await tell_standing(call.site, new.username)
 
 
-async def _set_banned(call: Call, *, banned: bool) -> None:
+async def _ban(call: Call) -> None:
     name = _target(call)
-    await call.change(lambda cursor: users.set_banned(cursor, name, banned=banned), name)
+    await call.change(lambda cursor: users.set_banned(cursor, name, banned=True), name)
     await tell_standing(call.site, name)
 
 
-async def _ban(call: Call) -> None:
-    await _set_banned(call, banned=True)
-
-
 async def _unban(call: Call) -> None:
-    await _set_banned(call, banned=False)
+    name = _target(call)
+    await call.change(lambda cursor: logins.readmit(cursor, call.site.sessions, name), name)
+    await tell_standing(call.site, name)
 
 
 async def _set_role(call: Call, role: Role) -> None:
@@ -176,10 +174,10 @@ async def _change_password(call: Call) -> None:
         raise InvalidField("缺少新密码", "targetPassword", "a new password")
     new_hash = await passwords.hashed(call.asked.target_password)
     await call.change(
-        lambda cursor: registration.give_password(cursor, name, new_hash), name, themselves=True
+        lambda cursor: logins.give_password(cursor, call.site.sessions, name, new_hash),
+        name,
+        themselves=True,
     )
-    # Not only told: an old session must not outlive its password unnoticed.
-    await call.site.sessions.end_all(name)
 
 
 async def _delete(call: Call) -> None:

@@ -26,4 +26,5 @@ async def made(
         await work(cursor)
         return Ok()
 
-    return await site_of(request).ledger.perform(operation_of(request, who, body), locks, done, Ok)
+    operation = await operation_of(request, who, body)
+    return await site_of(request).ledger.perform(operation, locks, done, Ok)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 
 import msgspec
+import structlog
 from litestar import Response, post
 
 from api.accounts.replies import Ok, log_in, log_out, reply
@@ -19,16 +20,19 @@ from api.described import Described, Query
 from api.errors import Denied
 from api.members import member_of, role_of
 from api.site import AnyRequest, Site, site_of
-from shared.accounts import card_keys, memberships, passwords, users
+from shared.accounts import barred, card_keys, memberships, passwords, users
 from shared.accounts.ledger import card_lock, user_lock
 from shared.accounts.memberships import Membership
-from shared.accounts.users import StoredUser
+from shared.accounts.users import NewUser, StoredUser
 from shared.errors import Conflict, InvalidField, Refused
 from shared.events import USER_MAX, check_name
 from shared.times import now_ms
 
+log = structlog.get_logger()
+
 NO_NAME, NO_PASSWORD = "用户名不能为空", "密码不能为空"
 WRONG = "用户名或密码错误"
+BANNED = "用户被封禁"
 OUT_OF_TIME = "卡密已过期，请在设置页面重新绑定新卡密"
 
 
@@ -99,6 +103,9 @@ async def _verified_owner(site: Site, asked: LoginRequest, user: StoredUser | No
     )
     if not hmac.compare_digest(given, right):
         raise Denied(WRONG)
+    if reason := await site.read(lambda cursor: barred.reason_of(cursor, asked.username)):
+        log.error("owner_barred", reason=reason, remedy=f"moonwake users unban {asked.username}")
+        raise Denied(BANNED)
     if user is not None:
         return user
     return await site.read(lambda cursor: users.ensure_owner(cursor, asked.username))
@@ -124,19 +131,35 @@ async def _check_standing(
 ) -> None:
     """Raise `Denied` for who is banned, brings a bad key, or has run out of time."""
     if user.banned:
-        raise Denied("用户被封禁")
+        raise Denied(BANNED)
     if card_key and card_key.strip():
-        try:
-            await bind(request, user.username, card_key)
-        except Conflict:
-            raise
-        except Refused as error:
-            raise Denied(str(error)) from error
-    elif role_of(site, user) == "user":
-        now = now_ms()
-        membership = await site.read(lambda cursor: memberships.read(cursor, user.username, now))
+        await _bind_first(request, user.username, card_key)
+    if role_of(site, user) == "user":
+        membership = await _membership(site, user.username)
         if membership is not None and membership.is_expired:
             raise Denied(OUT_OF_TIME)
+
+
+async def _bind_first(request: AnyRequest, username: str, card_key: str) -> None:
+    """Bind the key that a login brings, or see that it is theirs already.
+
+    It is where the answer to the same login was lost: they log in again as they did, and are
+    not told that somebody used their key. Raises `Denied`.
+    """
+    try:
+        await bind(request, username, card_key)
+    except Conflict:
+        raise
+    except Refused as error:
+        membership = await _membership(site_of(request), username)
+        bound = card_keys.hash_of(card_key.strip())
+        if membership is None or membership.bound_key != bound:
+            raise Denied(str(error)) from error
+
+
+async def _membership(site: Site, username: str) -> Membership | None:
+    now = now_ms()
+    return await site.read(lambda cursor: memberships.read(cursor, username, now))
 
 
 async def bind(
@@ -147,7 +170,7 @@ async def bind(
     Raises what `Ledger.perform` and `memberships.bind` do.
     """
     site, plain_key, now = site_of(request), card_key.strip(), now_ms()
-    operation = operation_of(request, username, body or b"bind" + plain_key.encode())
+    operation = await operation_of(request, username, body or b"bind" + plain_key.encode())
     return await site.ledger.perform(
         operation,
         [user_lock(username), card_lock(card_keys.hash_of(plain_key))],
@@ -156,13 +179,14 @@ async def bind(
     )
 
 
-async def begin_session(site: Site, user: StoredUser) -> str:
+async def begin_session(site: Site, user: StoredUser | NewUser) -> str:
     """A new session's token. Raises `Denied` if the login was overtaken by a ban or a change.
 
-    Who ends all sessions does not see one that begins meanwhile: so this looks again.
+    Who ends all sessions does not see one that begins meanwhile: so this looks again, once
+    whatever is being changed is settled.
     """
     token = await site.sessions.begin(user.username)
-    now = await site.read(lambda cursor: users.find(cursor, user.username))
+    now = await site.read(lambda cursor: users.settled(cursor, user.username))
     if now is None or now.banned or now.password_hash != user.password_hash:
         await site.sessions.end(token)
         raise Denied(users.BANNED if now is not None and now.banned else WRONG)

@@ -12,12 +12,12 @@ from api.accounts.replies import reply
 from api.bodies import read_json
 from api.described import Described
 from api.errors import Denied
-from api.members import Member, member_of
+from api.members import Member, for_known, member_of
 from api.site import AnyRequest, site_of
 from shared.accounts import card_keys, memberships, users
 from shared.accounts.card_keys import HeldKey
 from shared.accounts.memberships import Membership
-from shared.errors import InvalidField, NotFound
+from shared.errors import InvalidField
 from shared.times import DAY_MS, iso, now_ms
 
 #: Days before the end at which the banner becomes pressing.
@@ -89,12 +89,9 @@ async def post_membership(request: AnyRequest) -> Response[bytes]:
     asked, body = await read_json(request, BindRequest)
     if not asked.card_key.strip():
         raise InvalidField("缺少卡密", "cardKey", "an unused card key")
-    try:
-        membership = await bind(request, visitor.username, asked.card_key, body)
-    except NotFound:
-        # Told who is unknown; the owner has a row from now on.
-        await member_of(request)
-        membership = await bind(request, visitor.username, asked.card_key, body)
+    membership = await for_known(
+        request, lambda: bind(request, visitor.username, asked.card_key, body)
+    )
     return reply(Bound(membership))
 
 

@@ -10,7 +10,7 @@ from litestar import Response, get, post
 from api.accounts.replies import reply
 from api.bodies import operation_of, page_of, read_json
 from api.described import PAGES, Described
-from api.members import member_of
+from api.members import for_known, member_of
 from api.site import AnyRequest, site_of
 from shared.accounts import invitations, points, redemption
 from shared.accounts.card_keys import CardKey
@@ -80,14 +80,15 @@ async def post_redeem(request: AnyRequest) -> Response[bytes]:
     async def redeem(cursor: Cursor) -> CardKey:
         return await redemption.redeem(cursor, visitor.username, config, now)
 
-    operation = operation_of(request, visitor.username, body)
-    locks = [user_lock(visitor.username)]
+    async def attempt() -> CardKey:
+        operation = await operation_of(request, visitor.username, body)
+        return await site.ledger.perform(operation, [user_lock(visitor.username)], redeem, CardKey)
+
     try:
-        key = await site.ledger.perform(operation, locks, redeem, CardKey)
+        key = await for_known(request, attempt)
     except Refused as refusal:
         if isinstance(refusal, Conflict):
             raise
-        await member_of(request)  # who is unknown has no points, but is told that first
         return reply(Redeemed(success=False, error=str(refusal)))
     return reply(Redeemed(success=True, card_key=key.key))
 

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import Coroutine, Iterator
+from dataclasses import replace
+from typing import Any
 
 import msgspec
+import structlog
 from litestar import Response, get, post
 
 from api.accounts.changes import made
 from api.accounts.login import NO_NAME, NO_PASSWORD, WRONG, begin_session
 from api.accounts.replies import Ok, log_in, reply
-from api.accounts.standings import prepare_name, tell_standing
+from api.accounts.standings import prepare_name, tell_standing, told
 from api.bodies import operation_of, read_json
 from api.clients import address_of
 from api.described import Described
 from api.errors import Denied
 from api.members import member_of
 from api.site import AnyRequest, Site, site_of
-from shared.accounts import admin_config, card_keys, passwords, registration, users
+from shared.accounts import admin_config, card_keys, logins, passwords, registration, users
 from shared.accounts.admin_config import Policy
 from shared.accounts.invitations import Invitation
-from shared.accounts.ledger import card_lock, user_lock
+from shared.accounts.ledger import Operation, card_lock, user_lock
 from shared.accounts.memberships import Membership
 from shared.accounts.registration import Created
-from shared.accounts.users import NewUser, StoredUser
-from shared.errors import InvalidField, Refused
+from shared.accounts.users import NewUser
+from shared.errors import InvalidField, Refused, Unavailable
 from shared.times import now_ms
+
+log = structlog.get_logger()
 
 PASSWORD_MIN = 6
 
@@ -90,44 +95,60 @@ async def post_register(request: AnyRequest) -> Response[bytes]:
     if not policy.allow_register:
         raise Denied("管理员已关闭用户注册功能", 403)
     _check(site, policy, asked)
-    async with _counted(request, asked.username):
-        was_deleted = await prepare_name(site, asked.username)
-        new = NewUser(username=asked.username, password_hash=await passwords.hashed(asked.password))
-        created = await _create(request, policy, new, asked, body)
-        user = await _registered(site, new, asked.password)
-    if was_deleted:
-        await tell_standing(site, user.username)
-    token = await begin_session(site, user)
+    operation = await operation_of(request, None, body)
+    if operation.is_named:
+        # Sent again it logs in: who knows the key could else try passwords on it without end.
+        await site.attempts.begin(asked.username, address_of(request))
+    new = NewUser(
+        username=asked.username,
+        after_former=await prepare_name(site, asked.username),
+        password_hash=await passwords.hashed(asked.password),
+    )
+    created = await _create(request, policy, new, asked, operation)
+    if operation.is_named:
+        new = await _as_registered(site, new, asked.password)
+    # Done. At once, so that a Redis that does not answer is waited for once.
+    token, *_ = await asyncio.gather(_first_session(site, new), *_tellings(request, new, operation))
     response = reply(Registered(created.membership))
-    log_in(response, site, user.username, "user", token)
+    log_in(response, site, new.username, "user", token)
     return response
 
 
-@asynccontextmanager
-async def _counted(request: AnyRequest, username: str) -> AsyncIterator[None]:
-    """Limit, as failed logins are, registrations that may be sent again: they log in.
+async def _as_registered(site: Site, new: NewUser, password: str) -> NewUser:
+    """*new* with the password as it is stored: a repeated request meets what became of it since.
 
-    Who knows the Idempotency-Key of one could else try passwords on it without end. Raises
-    `TooManyAttempts` or `StoreDown`.
+    Raises `Denied` if the user is gone or has another password.
     """
-    if "idempotency-key" not in request.headers:
-        yield
-        return
-    attempts, address = site_of(request).attempts, address_of(request)
-    await attempts.begin(username, address)
-    yield
-    await attempts.succeeded(username, address)
-
-
-async def _registered(site: Site, new: NewUser, password: str) -> StoredUser:
-    """The new user. Raises `Denied` where a repeated request meets what became of it since."""
     user = await site.read(lambda cursor: users.find(cursor, new.username))
     if user is not None and user.password_hash == new.password_hash:
-        return user  # made just now
+        return new  # made just now
     verdict = await passwords.verify(password, user.password_hash if user else None)
     if user is None or not verdict.right:
         raise Denied(WRONG)
-    return user
+    return replace(new, password_hash=user.password_hash)
+
+
+async def _first_session(site: Site, user: NewUser) -> str | None:
+    """A session's token; None while a store is away: the user is there all the same, to log in.
+
+    A refusal would be half of it: who sent the request again would find the name taken.
+    """
+    try:
+        return await begin_session(site, user)
+    except Unavailable as error:
+        log.warning("registered_without_session", error=str(error))
+        return None
+
+
+def _tellings(
+    request: AnyRequest, new: NewUser, operation: Operation
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """What Redis is to know of the new user."""
+    site = site_of(request)
+    if new.after_former:
+        yield tell_standing(site, new.username)
+    if operation.is_named:
+        yield told(site.attempts.succeeded(new.username, address_of(request)))
 
 
 def _card_key_in(asked: RegisterRequest) -> str | None:
@@ -154,7 +175,11 @@ def _check(site: Site, policy: Policy, asked: RegisterRequest) -> None:
 
 
 async def _create(
-    request: AnyRequest, policy: Policy, new: NewUser, asked: RegisterRequest, body: bytes
+    request: AnyRequest,
+    policy: Policy,
+    new: NewUser,
+    asked: RegisterRequest,
+    operation: Operation,
 ) -> Created:
     site, now, card_key = site_of(request), now_ms(), _card_key_in(asked)
     code = (asked.invitation_code or "").strip()
@@ -163,7 +188,7 @@ async def _create(
     if card_key is not None:
         locks.append(card_lock(card_keys.hash_of(card_key)))
     return await site.ledger.perform(
-        operation_of(request, "", body),
+        operation,
         locks,
         lambda cursor: registration.create_user(
             cursor,
@@ -186,23 +211,17 @@ async def post_change_password(request: AnyRequest) -> Response[bytes]:
         raise InvalidField("新密码不得为空", "newPassword", "a new password")
     if member.is_owner:
         raise Denied("站长不能通过此接口修改密码", 403)
+    site, name = site_of(request), member.username
     new_hash = await passwords.hashed(asked.new_password)
-    token = site_of(request).gate.token_in(request.scope["headers"])
-    await set_password(request, member.username, new_hash, body, but=token)
-    return reply(Ok())
-
-
-async def set_password(
-    request: AnyRequest, username: str, new_hash: str, body: bytes, *, but: str | None = None
-) -> None:
-    """Store *new_hash*, and end the sessions of *username*, except that of the token *but*."""
-    await made(
-        request,
-        username,
-        body,
-        lambda cursor: registration.give_password(cursor, username, new_hash),
+    token = site.gate.token_in(request.scope["headers"])
+    return reply(
+        await made(
+            request,
+            name,
+            body,
+            lambda cursor: logins.change_password(cursor, site.sessions, name, new_hash, but=token),
+        )
     )
-    await site_of(request).sessions.end_all(username, but=but)
 
 
 ROUTES = (get_register_config, post_register, post_change_password)

@@ -30,27 +30,34 @@ def reply(body: Any, status: int = 200) -> Response[bytes]:
     return response_of(Answer(status, msgspec.json.encode(body), headers=[NO_STORE]))
 
 
-def log_in(response: Response[bytes], site: Site, username: str, role: Role, token: str) -> None:
-    """Give *response* the cookies of a login: ours, and the one that LunaTV's pages read."""
+def log_in(
+    response: Response[bytes], site: Site, username: str, role: Role, token: str | None
+) -> None:
+    """Give *response* the cookies of a login: ours, and the one that LunaTV's pages read.
+
+    Ours only with the *token* of a session.
+    """
     secure = site.settings.cookie_secure
-    signed = sign(username, role, site.settings.password, now_ms())
-    response.cookies += [
-        Cookie(
-            SESSION_COOKIE.decode(),
-            value=token,
-            max_age=_COOKIE_S,
-            httponly=True,
-            samesite="lax",
-            secure=secure,
-        ),
+    if token is not None:
+        response.cookies.append(
+            Cookie(
+                SESSION_COOKIE.decode(),
+                value=token,
+                max_age=_COOKIE_S,
+                httponly=True,
+                samesite="lax",
+                secure=secure,
+            )
+        )
+    response.cookies.append(
         Cookie(
             COOKIE_NAMES[0].decode(),
-            value=signed,
+            value=sign(username, role, site.settings.password, now_ms()),
             max_age=_COOKIE_S,
             samesite="lax",
             secure=secure,
-        ),
-    ]
+        )
+    )
 
 
 def log_out(response: Response[bytes]) -> None:

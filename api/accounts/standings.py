@@ -9,23 +9,26 @@ import structlog
 
 from api.play_records import clear_of
 from api.site import Site
-from shared.accounts import users
+from shared.accounts import barred
+from shared.accounts.barred import Reason
 from shared.errors import Unavailable
 
 log = structlog.get_logger()
 
 
 async def prepare_name(site: Site, username: str) -> bool:
-    """Leave nothing of a deleted user to who takes their name; was there one?
+    """Leave nothing of a deleted user to who takes their name; was there one, and is it so now?
 
     That is their sessions, and what they played: cached, pending, or on its way. Nothing is
-    added meanwhile, because the name is barred. A user who is only banned keeps it all.
+    added meanwhile, because the name is barred. A user who is only banned keeps it all. Where
+    LunaTV's cookie is a login nothing can be done, theirs would be one of the new user: the
+    name stays taken.
     """
-    was_deleted = await _reason(site, username) == "deleted"
-    if was_deleted:
-        await site.sessions.end_all(username)
-        await site.append(clear_of(site.gate.visitor_named(username)))
-    return was_deleted
+    if site.settings.accept_lunatv_cookie or await _reason(site, username) != "deleted":
+        return False
+    await site.sessions.end_all(username)
+    await site.append(clear_of(site.gate.visitor_named(username)))
+    return True
 
 
 async def tell_standing(site: Site, username: str) -> None:
@@ -52,5 +55,5 @@ async def told(telling: Awaitable[object]) -> None:
         log.warning("redis_not_told", error=str(error))
 
 
-async def _reason(site: Site, username: str) -> str | None:
-    return await site.read(lambda cursor: users.barred_reason(cursor, username))
+async def _reason(site: Site, username: str) -> Reason | None:
+    return await site.read(lambda cursor: barred.reason_of(cursor, username))

@@ -49,12 +49,3 @@ async def create_user(
     if card_key is not None:
         membership = await memberships.bind(cursor, user.username, card_key, now_ms)
     return Created(user.username, membership)
-
-
-async def give_password(cursor: Cursor, username: str, password_hash: str) -> None:
-    """Let *username* log in by a new password; who never had one gets a points account too.
-
-    Raises `NotFound`.
-    """
-    await users.set_password(cursor, username, password_hash)
-    await points.open_account(cursor, username)

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import msgspec
 import orjson
 
+from shared.accounts import barred
 from shared.connections import Cursor, mysql_errors
 from shared.errors import InvalidField, NotFound, Refused, Taken
 from shared.times import datetime_text, ms_of
@@ -30,7 +31,7 @@ Role = Literal["owner", "admin", "user"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 _COLUMNS = (
-    "username, password_hash, role, banned, tags, enabled_apis, oidc_sub, tvbox_token,"
+    "id, username, password_hash, role, banned, tags, enabled_apis, oidc_sub, tvbox_token,"
     " show_adult_content, created_at"
 )
 _INSERT = """
@@ -40,10 +41,6 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 #: With FOR UPDATE of two registrations at once the later one waits for the other, and sees it.
 _LIKE = "SELECT username FROM users WHERE folded_name = LOWER(%s) FOR UPDATE"
-_BAR = """
-INSERT INTO barred_users (username, reason) VALUES (%s, %s)
-ON DUPLICATE KEY UPDATE reason = %s
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +55,8 @@ class NewUser:
     oidc_sub: str | None = None
     tvbox_token: str | None = field(default=None, repr=False)
     show_adult_content: bool = False
+    #: A deleted user may have had the name: nothing is left of them, logins above all.
+    after_former: bool = False
 
 
 class User(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -75,8 +74,10 @@ class User(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class StoredUser(User):
-    """The same with what only a login needs."""
+    """The same with what only moonwake itself needs."""
 
+    #: Nobody else ever has it, also who takes the name of a deleted user.
+    id: int = 0
     password_hash: str = NO_PASSWORD
 
 
@@ -88,10 +89,10 @@ def check_new_name(name: str) -> None:
 
 
 async def insert(cursor: Cursor, user: NewUser, now_ms: int) -> None:
-    """Create *user*; a deleted user of this name is barred no more.
+    """Create *user*.
 
     Raises `Refused` where the name, another that differs by case alone, or the login provider's
-    subject is taken.
+    subject is taken; so is the name of a deleted user, unless it is `after_former`.
     """
     values = (
         user.username,
@@ -114,7 +115,8 @@ async def insert(cursor: Cursor, user: NewUser, now_ms: int) -> None:
     await cursor.execute(_LIKE, (user.username,))
     if len(await cursor.fetchall()) != 1:
         raise Refused(TAKEN)
-    await cursor.execute("DELETE FROM barred_users WHERE username = %s", (user.username,))
+    if await barred.lift(cursor, user.username) and not user.after_former:
+        raise Refused(TAKEN)  # deleted a moment ago: this is undone
 
 
 async def find(cursor: Cursor, username: str) -> StoredUser | None:
@@ -122,6 +124,22 @@ async def find(cursor: Cursor, username: str) -> StoredUser | None:
     await cursor.execute(f"SELECT {_COLUMNS} FROM users WHERE username = %s", (username,))
     row = await cursor.fetchone()
     return None if row is None else _user_of(row)
+
+
+async def settled(cursor: Cursor, username: str) -> StoredUser | None:
+    """The same, after waiting for whoever is just changing them."""
+    await cursor.execute(
+        f"SELECT {_COLUMNS} FROM users WHERE username = %s LOCK IN SHARE MODE", (username,)
+    )
+    row = await cursor.fetchone()
+    return None if row is None else _user_of(row)
+
+
+async def id_of(cursor: Cursor, username: str) -> int | None:
+    """The user's number, which nobody has who takes the name later."""
+    await cursor.execute("SELECT id FROM users WHERE username = %s", (username,))
+    row = await cursor.fetchone()
+    return None if row is None else int(row[0])
 
 
 async def find_by_subject(cursor: Cursor, oidc_sub: str) -> StoredUser | None:
@@ -217,9 +235,9 @@ async def set_banned(cursor: Cursor, username: str, *, banned: bool) -> None:
     """Ban *username* or let them in again. Raises `NotFound`."""
     await _set(cursor, username, "banned", banned)
     if banned:
-        await cursor.execute(_BAR, (username, "banned", "banned"))
+        await barred.bar(cursor, username, "banned")
     else:
-        await cursor.execute("DELETE FROM barred_users WHERE username = %s", (username,))
+        await barred.lift(cursor, username)
 
 
 async def delete(cursor: Cursor, username: str) -> None:
@@ -227,20 +245,7 @@ async def delete(cursor: Cursor, username: str) -> None:
     await cursor.execute("DELETE FROM users WHERE username = %s", (username,))
     if cursor.rowcount != 1:
         raise NotFound(UNKNOWN)
-    await cursor.execute(_BAR, (username, "deleted", "deleted"))
-
-
-async def read_barred(cursor: Cursor) -> dict[str, str]:
-    """Whose logins count no more: name -> 'banned' or 'deleted'."""
-    await cursor.execute("SELECT username, reason FROM barred_users")
-    return dict(await cursor.fetchall())
-
-
-async def barred_reason(cursor: Cursor, username: str) -> str | None:
-    """'banned', 'deleted' if nobody took the name since, or None: their logins count."""
-    await cursor.execute("SELECT reason FROM barred_users WHERE username = %s", (username,))
-    reasons: list[str] = [reason for (reason,) in await cursor.fetchall()]
-    return reasons[0] if reasons else None
+    await barred.bar(cursor, username, "deleted")
 
 
 async def _set(cursor: Cursor, username: str, column: str, value: object) -> None:
@@ -249,8 +254,10 @@ async def _set(cursor: Cursor, username: str, column: str, value: object) -> Non
 
 
 def _user_of(row: Sequence[Any]) -> StoredUser:
-    username, password_hash, role, banned, tags, apis, subject, token, adult, created_at = row
+    user_id, username, password_hash, role, banned, *rest = row
+    tags, apis, subject, token, adult, created_at = rest
     return StoredUser(
+        id=user_id,
         username=username,
         role=role,
         banned=bool(banned),

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shared.accounts import registration
+from shared.accounts import users
 from shared.accounts.users import BANNED
 from shared.connections import Pool, open_mysql, transaction
 from shared.cookies import username_of
@@ -173,7 +173,7 @@ async def user_of(site: Site, change: Change) -> str:
     name = username_of(cookie, site.settings.password)
     assert name is not None
     async with transaction(site.pool) as cursor:
-        await registration.give_password(cursor, name, "a password")
+        await users.set_password(cursor, name, "a password")
     return name
 
 

@@ -30,6 +30,11 @@ TABLES = {
         "detail varchar(500) bin",
         "unique PRIMARY (id)",
     ],
+    "barred_revision": [
+        "id tinyint unsigned not null",
+        "revision bigint unsigned not null",
+        "unique PRIMARY (id)",
+    ],
     "barred_users": [
         "username varchar(50) bin not null",
         "reason enum(banned,deleted) not null",

@@ -183,7 +183,7 @@ async def test_a_new_password_ends_all_sessions(
         migrated, "users", "reset-password", "ann", "--password-stdin", given=b"new one\n"
     )
 
-    assert (0, True) == (done.exit_code, "sessions ended: 2" in done.output)
+    assert (0, True) == (done.exit_code, "all their sessions ended" in done.output)
     assert [None, None, "ben"] == [await sessions.username_of(token) for token in tokens]
     assert await _verdict(pool, "ann", "new one")
     assert [("ann",)] == await rows(pool, "SELECT username FROM user_points")
@@ -248,7 +248,6 @@ async def test_a_ban_counts_without_redis(migrated: Settings, pool: Pool) -> Non
 
     for command, barred in (
         (("ban", "ann"), [("ann", "banned")]),
-        (("unban", "ann"), []),
         (("delete", "ann", "--yes"), [("ann", "deleted")]),
     ):
         done = await moonwake(alone, "users", *command)
@@ -274,18 +273,68 @@ async def test_standard_output_is_the_answer_alone(migrated: Settings, pool: Poo
     assert b"Redis was not told" in warned
 
 
-async def test_a_reset_that_leaves_sessions_says_so(migrated: Settings, pool: Pool) -> None:
-    """Exit code 1: the password is new, but who is logged in stays so until Redis is told."""
+@pytest.mark.parametrize(
+    "command", [("reset-password", "ann", "--password-stdin"), ("unban", "ann"), ("logout", "ann")]
+)
+async def test_what_must_end_sessions_changes_nothing_without_redis(
+    migrated: Settings, pool: Pool, command: tuple[str, ...]
+) -> None:
+    """Exit code 2: an old session would outlive the old password, or be back after the ban."""
     await _add(migrated, "ann")
+    await moonwake(migrated, "users", "ban", "ann")
     alone = replace(migrated, redis_url="redis://127.0.0.1:1/0", arq_redis_url="")
 
-    done = await moonwake(
-        alone, "users", "reset-password", "ann", "--password-stdin", given=b"new one\n"
-    )
+    done = await moonwake(alone, "users", *command, given=b"new one\n")
 
-    assert (1, True) == (done.exit_code, "moonwake users logout ann" in done.stderr)
-    assert await _verdict(pool, "ann", "new one")
-    assert 2 == (await moonwake(alone, "users", "logout", "ann")).exit_code
+    assert (2, True) == (done.exit_code, "Redis" in done.stderr)
+    assert not await _verdict(pool, "ann", "new one")
+    assert [("ann", "banned")] == await rows(pool, "SELECT username, reason FROM barred_users")
+
+
+async def test_an_unban_ends_what_a_ban_without_redis_left(
+    migrated: Settings, redis: Redis
+) -> None:
+    """They log in anew."""
+    await _add(migrated, "ann")
+    await moonwake(migrated, "users", "ban", "ann")
+    token = await _sessions(migrated, redis).begin("ann")
+
+    assert 0 == (await moonwake(migrated, "users", "unban", "ann")).exit_code
+    assert None is await _sessions(migrated, redis).username_of(token)
+
+
+async def test_a_deleted_users_name_is_given_again_only_if_told_so(
+    migrated: Settings, pool: Pool
+) -> None:
+    """Where LunaTV's cookie is no login it is safe as it is."""
+    await _add(migrated, "ann")
+    delete = ("users", "delete", "ann", "--yes")
+    await moonwake(migrated, *delete)
+    add = ("users", "add", "ann", "--password-stdin")
+
+    refused = await moonwake(migrated, *add, given=b"another\n")
+    assert (1, True) == (refused.exit_code, "--reuse-name" in refused.stderr)
+    assert [] == await rows(pool, "SELECT username FROM users")
+    await _add(migrated, "ann", "--reuse-name")
+    await moonwake(migrated, *delete)
+    await _add(replace(migrated, accept_lunatv_cookie=False), "ann")
+    assert [] == await rows(pool, "SELECT username FROM barred_users")
+
+
+async def test_an_owner_whose_name_was_deleted_once_is_let_in_by_hand(
+    migrated: Settings, pool: Pool
+) -> None:
+    """And told what that means for the former user's cookie."""
+    await _add(migrated, "ann")
+    await moonwake(migrated, "users", "delete", "ann", "--yes")
+    owned = replace(migrated, username="ann")
+
+    done = await moonwake(owned, "users", "unban", "ann")
+
+    assert (0, True) == (done.exit_code, "PASSWORD is changed" in done.stderr)
+    assert [("ann", "owner")] == await rows(pool, "SELECT username, role FROM users")
+    assert [] == await audit(pool, "ann")
+    await moonwake(migrated, "users", "role", "ann", "user")  # USERNAME is as it was again
 
 
 async def test_delete_asks_and_takes_everything(
@@ -309,7 +358,7 @@ async def test_delete_asks_and_takes_everything(
     await drain_all(deps)
     assert [] == await audit(pool, OWNER)
 
-    await _add(migrated, "ann")
+    await _add(migrated, "ann", "--reuse-name")
     assert set() == await redis.smembers(Keys(migrated.key_prefix).barred("deleted"))  # type: ignore[misc]
     assert [] == await rows(pool, "SELECT * FROM barred_users")
 
@@ -329,7 +378,7 @@ async def test_what_a_deleted_user_played_is_cleared_behind_them(
     await moonwake(migrated, "users", "delete", "ann", "--yes")
     assert 1 == await cleared()
     left_behind = await _sessions(migrated, redis).begin("ann")
-    await _add(migrated, "ann")
+    await _add(migrated, "ann", "--reuse-name")
     assert 2 == await cleared()
     assert None is await _sessions(migrated, redis).username_of(left_behind)
 

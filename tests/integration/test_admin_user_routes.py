@@ -21,8 +21,9 @@ from tests.callers import (
     new_keys,
     people,
     query,
+    without_signed_cookies,
 )
-from tests.fronts import events_in
+from tests.fronts import Front, events_in, front
 from tests.plays import record
 
 PATH = "/api/admin/user"
@@ -51,6 +52,12 @@ NOT_TO_ONESELF = ("ban", "unban", "deleteUser", *ROLES)
 async def _site(migrated: Settings) -> AsyncIterator[People]:
     async with people(migrated) as site:
         yield site
+
+
+@pytest.fixture(name="near")
+async def _near(site: People) -> AsyncIterator[Front]:
+    async with without_signed_cookies(site) as near:
+        yield near
 
 
 async def act(caller: Caller, action: str, name: Any = "bob", **more: Any) -> Any:
@@ -227,14 +234,28 @@ async def test_a_deleted_user_is_gone_with_all_that_was_theirs(site: People, red
     assert await act(site.adm, "deleteUser") == UNKNOWN
 
 
-async def test_a_deleted_name_can_be_given_again(site: People, redis: Redis) -> None:
+async def test_a_deleted_name_can_be_given_again(site: People, near: Front, redis: Redis) -> None:
     """Its new user gets in at once, here and by what Redis tells the others."""
-    await act(site.adm, "deleteUser")
-    assert not await site.bob.is_in()
-    assert await act(site.adm, "add", targetPassword=PASSWORD) == OK
+    adm, bob = Caller(near), Caller(near)
+    await act(site.owner, "changePassword", "adm")
+    assert (200, {"ok": True}) == await adm.log_in("adm")
+    assert await act(adm, "deleteUser") == OK
+    assert await act(adm, "add", targetPassword=PASSWORD) == OK
 
-    assert await site.bob.is_in()
-    assert set() == await redis.smembers(site.front.site.keys.barred("deleted"))  # type: ignore[misc]
+    assert (200, {"ok": True}) == await bob.log_in("bob")
+    assert await bob.is_in()
+    assert set() == await redis.smembers(near.site.keys.barred("deleted"))  # type: ignore[misc]
+
+
+async def test_where_lunatvs_cookie_is_a_login_a_deleted_name_stays_taken(site: People) -> None:
+    """Whoever kept the former user's cookie would be the new user, and could take it over."""
+    await act(site.adm, "deleteUser")
+    before = await everything(site.pool)
+
+    assert (400, "该用户名已被注册") == await act(site.adm, "add", targetPassword=PASSWORD)
+    assert (400, "该用户名已被注册") == error_of(await site.stranger.register("bob"))
+    assert before == await everything(site.pool)
+    assert not await site.bob.is_in()
 
 
 async def test_roles_are_given_and_taken_by_the_owner(site: People) -> None:
@@ -346,7 +367,10 @@ async def test_a_group_action_is_checked(site: People) -> None:
 async def test_redis_may_be_away_while_users_are_managed(
     site: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MySQL holds it, and the fronts look there: nothing is half done."""
+    """MySQL holds it, and the fronts look there: nothing is half done.
+
+    Only what must end sessions first waits for Redis, and changes nothing until then.
+    """
 
     async def away(*_: Any, **__: Any) -> None:
         raise StoreDown("Redis: away")
@@ -357,7 +381,42 @@ async def test_redis_may_be_away_while_users_are_managed(
 
     assert await act(site.adm, "ban") == OK
     assert not await site.bob.is_in()
-    assert await act(site.adm, "unban") == OK
-    assert await site.bob.is_in()
+    before = await everything(site.pool)
+    for action in ("unban", "changePassword"):
+        assert 503 == (await act(site.adm, action))[0]
+    assert before == await everything(site.pool)
     assert await act(site.adm, "deleteUser") == OK
     assert not await site.bob.is_in()
+
+
+async def test_sessions_that_outlived_a_ban_are_over_when_it_is_lifted(
+    site: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis was away at the ban, or the process died: nobody told it to end them."""
+
+    async def away(*_: Any, **__: Any) -> int:
+        raise StoreDown("Redis: away")
+
+    await act(site.adm, "changePassword")
+    _, body = await site.stranger.log_in("bob", bearer=True)
+    session = Caller(site.front, authorization=f"Bearer {body['token']}")
+    assert await session.is_in()
+    with monkeypatch.context() as without:
+        without.setattr(type(site.front.site.sessions), "end_all", away)
+        assert await act(site.adm, "ban") == OK
+    assert not await session.is_in()
+    assert await act(site.adm, "unban") == OK
+
+    async with front(site.front.settings) as other:  # which remembers no session
+        assert not await Caller(other, authorization=f"Bearer {body['token']}").is_in()
+    assert (200, {"ok": True}) == await site.stranger.log_in("bob")
+
+
+async def test_an_admin_without_the_rank_ends_nobodys_sessions(site: People) -> None:
+    """An unban ends sessions; of another admin it is refused before that."""
+    await act(site.owner, "changePassword", "ada")
+    _, body = await site.stranger.log_in("ada", bearer=True)
+    for action in ("unban", "changePassword"):
+        assert await act(site.adm, action, "ada") == DENIED
+
+    assert await Caller(site.front, authorization=f"Bearer {body['token']}").is_in()

@@ -10,7 +10,8 @@ import pytest
 from redis.asyncio import Redis
 
 from api.site import Site
-from shared.accounts import bars, passwords, users
+from shared.accounts import barred, bars, passwords, users
+from shared.accounts.barred import Reason
 from shared.accounts.bars import Bars
 from shared.connections import open_redis, transaction
 from shared.errors import StoreDown
@@ -144,19 +145,19 @@ async def test_a_ban_during_a_look_is_not_undone(
     """The look has read MySQL already, and would write what it read."""
     await bar(site, "ban", "bob")
     await site.front.site.redis.flushall()
-    read = users.read_barred
+    read = barred.read
 
-    async def overtaken(cursor: Any) -> dict[str, str]:
+    async def overtaken(cursor: Any) -> dict[str, Reason]:
         found = await read(cursor)
         await bar(site, "ban", "ann")
         return found
 
-    monkeypatch.setattr(users, "read_barred", overtaken)
+    monkeypatch.setattr(barred, "read", overtaken)
     await site.front.site.bars.look()
 
     assert BANNED == await save(site.front, "ann")
     assert {b"ann"} == await copied(site.front.site)
-    monkeypatch.setattr(users, "read_barred", read)
+    monkeypatch.setattr(barred, "read", read)
     await site.front.site.bars.look()
     assert {b"ann", b"bob"} == await copied(site.front.site)
 
@@ -166,18 +167,114 @@ async def test_a_ban_during_a_look_that_finds_nothing_new_is_not_undone(
 ) -> None:
     """Both stores agreed a moment ago: what they said then is not what this front knows now."""
     await bar(site, "ban", "bob")
-    read = users.read_barred
+    read = barred.read
 
-    async def overtaken(cursor: Any) -> dict[str, str]:
+    async def overtaken(cursor: Any) -> dict[str, Reason]:
         found = await read(cursor)
         await bar(site, "ban", "ann")
         return found
 
-    monkeypatch.setattr(users, "read_barred", overtaken)
+    monkeypatch.setattr(barred, "read", overtaken)
     await site.front.site.bars.look()
 
     assert BANNED == await save(site.front, "ann")
     assert BANNED == await save(site.front, "bob")
+
+
+async def test_a_look_reads_the_list_only_where_it_changed(
+    site: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never gets shorter: the cookie of a deleted user never ends."""
+    read, reads = barred.read, 0
+
+    async def counted(cursor: Any) -> dict[str, Reason]:
+        nonlocal reads
+        reads += 1
+        return await read(cursor)
+
+    monkeypatch.setattr(barred, "read", counted)
+    look = site.front.site.bars.look
+    await look()
+    assert 0 == reads
+    await bar(site, "ban", "bob")
+    for _ in range(3):
+        await look()
+    assert 1 == reads
+
+
+async def test_what_was_changed_by_hand_is_seen_a_minute_later(
+    site: People, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a change raises no revision, and one name for another changes no length."""
+    banned = site.front.site.keys.barred("banned")
+    await bar(site, "ban", "bob")
+    look = site.front.site.bars.look
+    await look()
+    async with transaction(site.pool) as cursor:
+        await cursor.execute("DELETE FROM barred_users")
+        await cursor.execute("UPDATE users SET banned = FALSE")
+    await look()
+    assert BANNED == await save(site.front, "bob")
+    monkeypatch.setattr(bars, "_WHOLE_INTERVAL_S", 0)
+    monkeypatch.setattr(site.front.site.bars, "_whole_at_s", 0)
+    await look()
+    assert 200 == (await save(site.front, "bob"))[0]
+
+    await bar(site, "ban", "ann")
+    await look()
+    await redis.srem(banned, "ann")  # type: ignore[misc]
+    await redis.sadd(banned, "bob")  # type: ignore[misc]
+    await look()
+    assert {b"ann"} == await copied(site.front.site)
+    await bar(site, "unban", "ann")
+
+
+async def test_two_who_tell_redis_may_overtake_each_other(site: People, redis: Redis) -> None:
+    """The ban came after the unban in MySQL, before it in Redis: the next look of any decides."""
+    async with front(site.front.settings) as far:
+        await bar(site, "ban", "bob")
+        await far.site.bars.look()
+        async with transaction(site.pool) as cursor:
+            await users.set_banned(cursor, "bob", banned=False)
+            await users.set_banned(cursor, "bob", banned=True)
+        await far.site.bars.look()
+        await far.site.bars._tell("bob", None)
+        assert set() == await copied(far.site)
+        await site.front.site.bars.look()
+
+    assert {b"bob"} == await copied(site.front.site)
+
+
+async def test_a_long_list_is_copied_whole(site: People) -> None:
+    """In commands of a size that Redis and this process can hold."""
+    names = [f"gone{number}" for number in range(2_500)]
+    async with transaction(site.pool) as cursor:
+        for name in names:
+            await barred.bar(cursor, name, "deleted")
+    await site.front.site.bars.look()
+
+    assert {name.encode() for name in names} == await copied(site.front.site)
+    assert dict.fromkeys(names, "deleted") == site.front.site.bars.names
+
+
+async def test_a_redis_that_hangs_keeps_no_front_from_what_mysql_says(
+    own_servers: OwnServers,
+) -> None:
+    """It is asked first: the ban counts before Redis is given up."""
+    async with front(own_servers.settings) as site:
+        await enrol(site.site.pool, "bob")
+        own_servers.redis.pause()
+        try:
+            async with transaction(site.site.pool) as cursor:
+                await users.set_banned(cursor, "bob", banned=True)
+            look = asyncio.create_task(site.site.bars.look())
+            await until(lambda: "bob" in site.site.bars.names or look.done(), "it is known")
+            assert BANNED == await save(site, "bob")
+            assert not look.done()
+            with pytest.raises(StoreDown):
+                await look
+        finally:
+            own_servers.redis.resume()
 
 
 async def test_without_mysql_redis_and_memory_go_on(own_servers: OwnServers) -> None:
@@ -239,13 +336,13 @@ async def test_without_redis_the_other_fronts_go_by_mysql(
         await enrol(near.site.pool, "ann", "bob")
         own_servers.redis.kill()
         owner = signed(near, "admin")
-        read = users.read_barred
+        read = barred.read
 
         async def ban(name: str) -> None:
             answer = await owner.post(PATH, {"action": "ban", "targetUsername": name})
             assert (200, {"ok": True}) == answer
 
-        async def overtaken(cursor: Any) -> dict[str, str]:
+        async def overtaken(cursor: Any) -> dict[str, Reason]:
             found = await read(cursor)
             await ban("ann")
             return found
@@ -255,7 +352,6 @@ async def test_without_redis_the_other_fronts_go_by_mysql(
             await far.site.bars.look()
         assert BANNED == error_of(await signed(far, "bob").post("/api/redeem/cardkey"))
 
-        monkeypatch.setattr(users, "read_barred", overtaken)
-        with pytest.raises(StoreDown):
-            await near.site.bars.look()
+        monkeypatch.setattr(barred, "read", overtaken)
+        await near.site.bars.look()
         assert BANNED == await save(near, "ann")

@@ -20,6 +20,7 @@ from tests.callers import (
     new_keys,
     people,
     query,
+    without_signed_cookies,
 )
 from tests.plays import record
 
@@ -218,13 +219,37 @@ async def test_a_stale_repetition_of_an_admins_action_undoes_nothing(site: Peopl
     assert (200, {"ok": True}) == await site.adm.post("/api/admin/user", ban, idempotency_key="ban")
     assert await site.bob.is_in()
     assert 200 == (await site.adm.post("/api/admin/user", delete, idempotency_key="delete"))[0]
-    await caller.register("bob")
+    async with without_signed_cookies(site) as near:
+        assert 200 == (await Caller(near).register("bob"))[0]
+    await site.front.site.bars.look()
+    await caller.log_in("bob")
     await site.front.save("bob", "s+1", record())
     assert (200, {"ok": True}) == await site.adm.post(
         "/api/admin/user", delete, idempotency_key="delete"
     )
     assert {"s+1"} == set(await site.front.records("bob"))
     assert await caller.is_in()
+
+
+async def test_the_key_of_a_deleted_user_is_nothing_to_who_has_the_name_next(
+    site: People,
+) -> None:
+    """They would be told the card key that the former one redeemed."""
+    async with without_signed_cookies(site) as near:
+        keys = []
+        for password in ("the first", "the second"):
+            caller = Caller(near)
+            await near.site.bars.look()
+            assert 200 == (await caller.register("newbie", password))[0]
+            await give_points(site.pool, "newbie", 1_000)
+            told = [await caller.post("/api/redeem/cardkey", idempotency_key="k") for _ in "12"]
+            assert [True, True] == [body["success"] for _, body in told]
+            keys.append({body["cardKey"] for _, body in told})
+            delete = {"action": "deleteUser", "targetUsername": "newbie"}
+            assert 200 == (await site.adm.post("/api/admin/user", delete))[0]
+
+    assert [1, 1] == [len(each) for each in keys]
+    assert not keys[0] & keys[1]
 
 
 async def test_a_stale_repetition_of_an_add_lets_nobody_in(site: People) -> None:

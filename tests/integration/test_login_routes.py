@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
-from shared.accounts import passwords
+from shared.accounts import barred, logins, passwords
+from shared.connections import transaction
 from shared.settings import Settings
 from tests.callers import (
     PASSWORD,
@@ -22,6 +24,7 @@ from tests.callers import (
     people,
     query,
 )
+from tests.waiting import until
 
 SALT = "00112233445566778899aabbccddeeff"
 SCRYPT = hashlib.scrypt(PASSWORD.encode(), salt=SALT.encode(), n=16_384, r=8, p=1, dklen=64)
@@ -227,17 +230,62 @@ async def test_an_expired_membership_keeps_users_out_and_admins_not(site: People
 
 async def test_a_login_with_a_card_key_binds_it(site: People) -> None:
     """Spaces around it do not count; what is wrong with it is told, and nobody is let in."""
-    key, other = await new_keys(site.pool, 2)
+    key, other, theirs = await new_keys(site.pool, 3)
+    assert 200 == (await site.ann.post("/api/user/cardkey", {"cardKey": theirs}))[0]
     [old] = await new_keys(site.pool, age_days=8)
 
     assert (200, {"ok": True}) == await site.stranger.log_in("cat", cardKey=f"\t{key}\n")
     _, body = await site.stranger.get("/api/user/cardkey")
     assert key == body["cardKeyInfo"]["plainKey"]
-    for wrong, text in ((key, "卡密已被使用"), (old, "卡密已过期"), ("x" * 16, "卡密无效或不存在")):
+    for wrong, text in (
+        (theirs, "卡密已被使用"),
+        (old, "卡密已过期"),
+        ("x" * 16, "卡密无效或不存在"),
+    ):
         caller = Caller(site.front)
         assert (401, text) == error_of(await caller.log_in("cat", cardKey=wrong))
         assert not await caller.is_in()
     assert (200, {"ok": True}) == await site.stranger.log_in("cat", cardKey=other)
+
+
+async def test_a_login_whose_answer_was_lost_is_sent_again_as_it_was(site: People) -> None:
+    """The key that it brings is theirs by then: they are let in, and it counts once."""
+    [key] = await new_keys(site.pool)
+    told = []
+    for _ in range(2):
+        assert (200, {"ok": True}) == await site.stranger.log_in("cat", cardKey=key)
+        told.append((await site.stranger.get("/api/user/cardkey"))[1]["cardKeyInfo"]["expiresAt"])
+
+    assert told[0] == told[1]
+
+
+async def test_a_login_beside_a_change_of_the_password_does_not_outlive_it(
+    site: People, redis: Redis
+) -> None:
+    """It knew the old password, and its session began after those there were had ended."""
+    sessions, new_hash = site.front.site.sessions, await passwords.hashed("changed")
+    async with transaction(site.pool) as cursor:
+        await logins.give_password(cursor, sessions, "cat", new_hash)
+        login = asyncio.create_task(site.stranger.log_in("cat"))
+
+        async def begun() -> bool:
+            return bool(await redis.keys("*session:*"))
+
+        await until(begun, "the session is there")
+    assert WRONG == error_of(await login)
+    assert [] == await redis.keys("*session:*")
+
+
+async def test_an_owner_who_is_barred_is_told_so(site: People) -> None:
+    """Who was banned or deleted before USERNAME named them; an operator lets them in again."""
+    owner = site.front.settings.username
+    async with transaction(site.pool) as cursor:
+        await barred.bar(cursor, owner, "deleted")
+    password = site.front.settings.password
+    assert (401, "用户被封禁") == error_of(await site.stranger.log_in(owner, password))
+    async with transaction(site.pool) as cursor:
+        await barred.lift(cursor, owner)
+    assert (200, {"ok": True}) == await site.stranger.log_in(owner, password)
 
 
 async def test_a_login_sent_again_binds_its_key_once_and_another_is_refused(site: People) -> None:

@@ -29,6 +29,14 @@ async def balance(site: People) -> int:
 # --- one's own ------------------------------------------------------------------------
 
 
+async def test_an_owner_without_a_row_has_no_points_either(site: People) -> None:
+    """The environment makes them known: they are told of points, not that nobody knows them."""
+    assert [] == await query(site.pool, "SELECT 1 FROM users WHERE role = 'owner'")
+    assert (200, {"success": False, "error": "积分不足"}) == await site.owner.post(
+        "/api/redeem/cardkey"
+    )
+
+
 async def test_who_has_no_account_has_no_points(site: People) -> None:
     """The owner, before anything happened; a code is made when it is asked for."""
     assert (200, {"balance": 0}) == await site.owner.get("/api/points/balance")

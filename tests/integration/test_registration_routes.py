@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from shared.accounts.attempts import Attempts
+from shared.accounts.sessions import Sessions
+from shared.accounts.users import NO_PASSWORD
+from shared.errors import StoreDown
 from shared.keys import Keys
 from shared.settings import Settings
 from shared.times import DAY_MS
@@ -23,8 +27,10 @@ from tests.callers import (
     new_keys,
     people,
     query,
+    signed,
+    without_signed_cookies,
 )
-from tests.fronts import events_in
+from tests.fronts import Front, events_in
 from tests.plays import record
 
 PATH = "/api/register"
@@ -38,6 +44,12 @@ TAKEN = (400, "该用户名已被注册")
 async def _site(migrated: Settings) -> AsyncIterator[People]:
     async with people(migrated) as site:
         yield site
+
+
+@pytest.fixture(name="near")
+async def _near(site: People) -> AsyncIterator[Front]:
+    async with without_signed_cookies(site) as near:
+        yield near
 
 
 async def code_of(site: People, name: str) -> str:
@@ -249,13 +261,12 @@ async def test_a_failed_registration_rewards_nobody(site: People) -> None:
 
 
 async def test_who_takes_a_deleted_users_name_finds_nothing_of_theirs(
-    site: People, redis: Redis
+    site: People, near: Front, redis: Redis
 ) -> None:
     """Neither points, nor records, nor their login: that session is over."""
-    await site.stranger.register("newbie")
-    former = Caller(
-        site.front, cookie=f"moonwake_session={site.stranger.client.cookies['moonwake_session']}"
-    )
+    stranger = Caller(near)
+    await stranger.register("newbie")
+    former = Caller(near, cookie=f"moonwake_session={stranger.client.cookies['moonwake_session']}")
     await give_points(site.pool, "newbie", 100)
     await site.front.save("newbie", "s+1", record())
     keys = Keys(site.front.settings.key_prefix)
@@ -269,12 +280,44 @@ async def test_who_takes_a_deleted_users_name_finds_nothing_of_theirs(
         await redis.restore(name, 60_000, value)
     site.front.site.bars.names = {}  # as on a front that does not know yet
     assert 200 == (await site.front.save("newbie", "s+2", record())).status_code
-    caller = Caller(site.front)
+    caller = Caller(near)
 
     assert (200, DONE) == await caller.register("newbie", "another password")
     assert (200, {"balance": 0}) == await caller.get("/api/points/balance")
-    assert {} == await site.front.records("newbie")
+    assert (200, {}) == await caller.get("/api/playrecords")
     assert not await former.is_in()
+
+
+async def test_who_never_had_a_password_sets_none(site: People) -> None:
+    """A signed cookie and one play make a user: that is no way past a closed registration."""
+    await configure(site.pool, UserConfig={"AllowRegister": False})
+    await enrol(site.pool, "met", password_hash=NO_PASSWORD)
+    before = await everything(site.pool)
+    answer = await signed(site.front, "met").post("/api/change-password", {"newPassword": "secret"})
+
+    assert (400, "该账号没有密码，请联系管理员设置") == error_of(answer)
+    assert before == await everything(site.pool)
+    change = {"action": "changePassword", "targetUsername": "met", "targetPassword": PASSWORD}
+    assert (200, {"ok": True}) == await site.adm.post("/api/admin/user", change)
+    assert (200, {"ok": True}) == await site.stranger.log_in("met")
+
+
+@pytest.mark.parametrize("headers", [{}, {"idempotency_key": "k"}])
+async def test_who_is_registered_when_redis_goes_is_told_so(
+    site: People, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    """Without a session, to log in: a 503 would be half, as the name is taken from now on."""
+
+    async def away(*_: Any) -> str:
+        raise StoreDown("Redis: away")
+
+    for part, name in ((Sessions, "begin"), (Attempts, "succeeded")):
+        monkeypatch.setattr(part, name, away)
+    answer = await site.stranger.answer("POST", PATH, NEW, **headers)
+
+    assert (200, DONE) == (answer.status_code, answer.json())
+    [cookie] = answer.headers.get_list("set-cookie")
+    assert cookie.startswith("user_auth=")
 
 
 async def test_registering_a_banned_users_name_harms_them_in_nothing(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.accounts import memberships, points, registration, users
+from shared.accounts import barred, memberships, points, registration, users
 from shared.accounts.users import NewUser
 from shared.connections import Cursor, Pool, transaction
 from shared.errors import InvalidField, NotFound, Refused
@@ -119,9 +119,9 @@ async def test_a_deleted_user_is_barred_and_everything_of_theirs_is_gone(cursor:
     await points.adjust(cursor, "ann", 5, points.Cause("gift"), NOW_MS)
     await users.delete(cursor, "ann")
 
-    assert {"ann": "deleted"} == await users.read_barred(cursor)
-    assert "deleted" == await users.barred_reason(cursor, "ann")
-    assert await users.barred_reason(cursor, "bob") is None
+    assert {"ann": "deleted"} == await barred.read(cursor)
+    assert "deleted" == await barred.reason_of(cursor, "ann")
+    assert await barred.reason_of(cursor, "bob") is None
     assert ([], None) == (await names(cursor), await points.read_account(cursor, "ann"))
     assert ([], 0) == await points.history(cursor, "ann", 1, 10)
     assert await memberships.read(cursor, "ann", NOW_MS) is None
@@ -131,18 +131,23 @@ async def test_a_deleted_user_is_barred_and_everything_of_theirs_is_gone(cursor:
 
 async def test_who_registers_a_deleted_name_is_somebody_new(cursor: Cursor) -> None:
     """
-    They are let in, and have nothing of who was there before.
+    They are let in, and have nothing of who was there before. Whoever did not see to that,
+    because the user was deleted only a moment ago, is told that the name is taken.
     """
     await points.adjust(cursor, "ann", 5, points.Cause("gift"), NOW_MS)
     before = await points.lock_account(cursor, "ann")
     await users.set_role(cursor, "ann", "admin")
     await users.delete(cursor, "ann")
-    await registration.create_user(cursor, ANN, NOW_MS + 1)
+    await cursor.execute("SAVEPOINT deleted")
+    with pytest.raises(Refused, match=users.TAKEN):
+        await registration.create_user(cursor, ANN, NOW_MS + 1)
+    await cursor.execute("ROLLBACK TO deleted")
+    await registration.create_user(cursor, replace(ANN, after_former=True), NOW_MS + 1)
 
     after = await points.lock_account(cursor, "ann")
     found = await users.find(cursor, "ann")
     assert found is not None
-    assert ({}, 0) == (await users.read_barred(cursor), after.balance)
+    assert ({}, 0) == (await barred.read(cursor), after.balance)
     assert ("user", False, NOW_MS + 1) == (found.role, found.banned, found.created_at)
     assert before.invitation_code != after.invitation_code
 
@@ -153,17 +158,37 @@ async def test_a_ban_bars_until_it_is_lifted(cursor: Cursor) -> None:
     """
     for _ in range(2):
         await users.set_banned(cursor, "ann", banned=True)
-    assert {"ann": "banned"} == await users.read_barred(cursor)
+    assert {"ann": "banned"} == await barred.read(cursor)
     found = await users.find(cursor, "ann")
     assert found is not None
     assert found.banned
     for _ in range(2):
         await users.set_banned(cursor, "ann", banned=False)
-    assert {} == await users.read_barred(cursor)
+    assert {} == await barred.read(cursor)
     await users.set_banned(cursor, "ann", banned=True)
     await users.delete(cursor, "ann")
 
-    assert {"ann": "deleted"} == await users.read_barred(cursor)
+    assert {"ann": "deleted"} == await barred.read(cursor)
+
+
+async def test_every_change_of_who_is_barred_raises_the_revision(cursor: Cursor) -> None:
+    """
+    Fronts read the list again when the number is another one; what changes nothing raises none.
+    """
+    seen = [await barred.revision(cursor)]
+    for change in (
+        users.set_banned(cursor, "ann", banned=True),
+        users.set_banned(cursor, "ann", banned=False),
+        users.delete(cursor, "ann"),
+        registration.create_user(cursor, replace(ANN, after_former=True), NOW_MS),
+    ):
+        await change
+        seen.append(await barred.revision(cursor))
+    assert len(set(seen)) == len(seen)
+
+    await users.set_banned(cursor, "ann", banned=False)
+    await registration.create_user(cursor, replace(ANN, username="new", oidc_sub=None), NOW_MS)
+    assert seen[-1] == await barred.revision(cursor)
 
 
 async def test_nobody_can_be_changed(cursor: Cursor) -> None:
@@ -182,7 +207,7 @@ async def test_nobody_can_be_changed(cursor: Cursor) -> None:
         with pytest.raises(NotFound, match=users.UNKNOWN):
             await change
 
-    assert {} == await users.read_barred(cursor)
+    assert {} == await barred.read(cursor)
 
 
 async def test_a_change_to_what_is_there_already_is_no_error(cursor: Cursor) -> None:

@@ -24,7 +24,7 @@ _FORGET = "DELETE FROM operations WHERE created_at < %s LIMIT %s"
 # Events that were on their way when a user was deleted make the user anew, without a password.
 _REMAINS = """
 DELETE u FROM users u JOIN barred_users b ON b.username = u.username
-WHERE b.reason = 'deleted' AND u.password_hash = '!'
+WHERE b.reason = 'deleted' AND u.password_hash = '!' AND u.role <> 'owner'
 """
 
 
