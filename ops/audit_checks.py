@@ -337,7 +337,7 @@ WHERE b.reason = 'banned' AND NOT u.banned <=> TRUE
         "{0}: {1}",
         "Fronts keep somebody out who is not banned.",
         "`moonwake users unban NAME`, or `moonwake users ban NAME`; where there is no such user,"
-        " delete the row from barred_users.",
+        " delete the row from barred_users (fronts see it within a minute).",
     ),
     Check(
         "deleted-user-is-there",

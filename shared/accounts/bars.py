@@ -83,7 +83,6 @@ class Bars:
                 names = await barred.read(cursor)
         except (Transient, TimeoutError, MySQLError) as error:
             log.warning("bars_read_from_redis", error=repr(error))
-            self._revision = None
             return False
         self._learn(names, known, revision)
         return True

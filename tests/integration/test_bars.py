@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from api.site import Site
 from shared.accounts import barred, bars, passwords, users
 from shared.accounts.barred import Reason
-from shared.accounts.bars import Bars
+from shared.accounts.bars import LOOK_INTERVAL_S, Bars
 from shared.connections import open_redis, transaction
 from shared.errors import StoreDown
 from shared.settings import Settings
@@ -103,6 +103,22 @@ async def test_a_ban_made_in_the_database_alone_is_seen_and_copied(site: People)
     """As a process leaves it that dies right after its commit, or a command without Redis."""
     async with transaction(site.pool) as cursor:
         await users.set_banned(cursor, "bob", banned=True)
+    await site.front.site.bars.look()
+
+    assert BANNED == await save(site.front, "bob")
+    assert {b"bob"} == await copied(site.front.site)
+    async with transaction(site.pool) as cursor:  # one for another: the list is as long as before
+        await users.set_banned(cursor, "bob", banned=False)
+        await users.set_banned(cursor, "ann", banned=True)
+    await site.front.site.bars.look()
+    assert {b"ann"} == await copied(site.front.site)
+
+
+async def test_a_late_word_of_an_unban_undoes_no_ban(site: People) -> None:
+    """Another front banned the user again, and this one has seen that already."""
+    await bar(site, "ban", "bob")
+    await site.front.site.bars.look()
+    await site.front.site.bars.lift("bob")
     await site.front.site.bars.look()
 
     assert BANNED == await save(site.front, "bob")
@@ -239,7 +255,8 @@ async def test_two_who_tell_redis_may_overtake_each_other(site: People, redis: R
             await users.set_banned(cursor, "bob", banned=True)
         await far.site.bars.look()
         await far.site.bars._tell("bob", None)
-        assert set() == await copied(far.site)
+        await far.site.bars._tell("ann", "banned")
+        assert {b"ann"} == await copied(far.site)
         await site.front.site.bars.look()
 
     assert {b"bob"} == await copied(site.front.site)
@@ -258,9 +275,10 @@ async def test_a_long_list_is_copied_whole(site: People) -> None:
 
 
 async def test_a_redis_that_hangs_keeps_no_front_from_what_mysql_says(
-    own_servers: OwnServers,
+    own_servers: OwnServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is asked first: the ban counts before Redis is given up."""
+    monkeypatch.setattr(bars, "LOOK_INTERVAL_S", 3_600)
     async with front(own_servers.settings) as site:
         await enrol(site.site.pool, "bob")
         own_servers.redis.pause()
@@ -275,6 +293,17 @@ async def test_a_redis_that_hangs_keeps_no_front_from_what_mysql_says(
                 await look
         finally:
             own_servers.redis.resume()
+
+
+async def test_a_look_is_over_before_a_ban_is_five_seconds_old(
+    site: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever store keeps it waiting."""
+    limits_s = (LOOK_INTERVAL_S, bars._MYSQL_TIMEOUT_S, bars._REDIS_TIMEOUT_S)
+    assert sum(limits_s) <= 5
+    monkeypatch.setattr(bars, "_REDIS_TIMEOUT_S", 0)
+    with pytest.raises(StoreDown):
+        await site.front.site.bars.look()
 
 
 async def test_without_mysql_redis_and_memory_go_on(own_servers: OwnServers) -> None:
@@ -301,6 +330,7 @@ async def test_a_mysql_that_hangs_keeps_no_look_waiting(
 ) -> None:
     """It is given up, and Redis counts."""
     monkeypatch.setattr(bars, "_MYSQL_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(bars, "LOOK_INTERVAL_S", 3_600)
     async with front(own_servers.settings) as site:
         async with open_redis(own_servers.redis.url) as redis:
             await redis.sadd(site.site.keys.barred("banned"), "bob")  # type: ignore[misc]
