@@ -32,6 +32,9 @@ FOLDERS = {
     "faults": "e2e",
 }
 
+# What its assertions compare is shown, as for those of the tests themselves.
+pytest.register_assert_rewrite("tests.faults.account_trouble")
+
 # A busy machine is no failure: nothing here is judged by how long it took.
 hypothesis.settings.register_profile(
     "moonwake", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -130,6 +130,7 @@ async def asking(
         yield asked
     finally:
         proxy.watch = None
+        watch.let_go(drop=True)  # if nobody did: what is held would keep the proxy from closing
         for task in asked:
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)

@@ -81,6 +81,7 @@ class StatementWatch:
         await asyncio.wait_for(self.stopped.wait(), STOP_TIMEOUT_S)
 
     def let_go(self, *, drop: bool) -> None:
-        """Go on with the transactions that are held, or reset their connections."""
-        self._drops = drop
-        self._go_on.set()
+        """Go on with the transactions that are held, or reset their connections. Once."""
+        if not self._go_on.is_set():
+            self._drops = drop
+            self._go_on.set()

@@ -24,6 +24,7 @@ from shared.settings import Settings
 from tests.faults.account_changes import CHANGES, Change, redeem
 from tests.faults.account_trouble import (
     ALL_KINDS,
+    CLIENT_TIMEOUT_S,
     asking,
     assert_made_once,
     assert_states,
@@ -165,11 +166,10 @@ async def test_a_silent_network_is_a_503_and_the_retry_tells(
         for at, moment in breaks(counts):
             kinds = breakable(counts, at)
             changes = await prepared(pool, migrated, kinds)
-            silences = [
-                silenced(*sites[change.kind], change, StatementWatch(at, moment))
-                for change in changes
-            ]
-            await asyncio.gather(*silences)
+            async with asyncio.TaskGroup() as silences:
+                for change in changes:
+                    watch = StatementWatch(at, moment)
+                    silences.create_task(silenced(*sites[change.kind], change, watch))
             await until_rolled_back(pool)
             is_made = (at, moment) == (COMMIT, Moment.AFTER)
             expected = [change.done if is_made else change.before for change in changes]
@@ -185,7 +185,7 @@ async def silenced(
 ) -> None:
     """*change* is answered before its connection is closed at the server's end."""
     async with asking(proxy, watch, client, [change]) as [asked]:
-        assert_unavailable(await asked)
+        assert_unavailable(await asyncio.wait_for(asked, CLIENT_TIMEOUT_S))
         watch.let_go(drop=True)
 
 
@@ -198,7 +198,7 @@ async def test_a_commit_that_arrives_late_is_the_retrys_answer(
         monkeypatch.setattr(ledger, "TIMEOUT_S", 1.0)
         watch = StatementWatch(COMMIT)
         async with asking(proxy, watch, client, [change]) as [asked]:
-            assert_unavailable(await asked)
+            assert_unavailable(await asyncio.wait_for(asked, CLIENT_TIMEOUT_S))
             assert_unavailable(await change.send(client))
             assert change.before == await change.state(pool)
             watch.let_go(drop=False)
