@@ -19,6 +19,9 @@ from redis.exceptions import NoScriptError
 from shared.connections import Command, exchange, redis_errors
 from shared.errors import StoreDown
 
+#: A command, and who waits for its reply.
+_Asked = tuple[Command, asyncio.Future[Any]]
+
 
 class Commands:
     """Sends commands in the order they are given, also when whoever gave one is cancelled.
@@ -31,7 +34,7 @@ class Commands:
         self._redis = redis
         self._timeout_s = timeout_s
         self._connection: Connection | None = None
-        self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._waiting: list[_Asked] = []
         self._sending: asyncio.Task[None] | None = None
         self._scripts: list[str] = []
 
@@ -52,13 +55,16 @@ class Commands:
 
     async def _send(self) -> None:
         """Send what waits, all of it at once, until nothing does."""
-        while self._waiting:
-            asked, self._waiting = self._waiting, []
-            replies = await self._replies([words for words, _ in asked])
-            for (_, future), reply in zip(asked, replies, strict=True):
-                if not future.done():  # whoever waited may have been cancelled
-                    future.set_result(reply)
-        self._sending = None
+        asked: list[_Asked] = []
+        try:
+            while self._waiting:
+                asked, self._waiting = self._waiting, []
+                _answer(asked, await self._replies([words for words, _ in asked]))
+        finally:
+            # Whatever ended this: nobody waits for ever, and the next command begins anew.
+            self._sending = None
+            asked, self._waiting = [*asked, *self._waiting], []
+            _answer(asked, [StoreDown("Redis: not sent")] * len(asked))
 
     async def _replies(self, commands: Sequence[Command]) -> Sequence[Any]:
         try:
@@ -69,7 +75,7 @@ class Commands:
         except StoreDown as error:
             await self._drop()
             return [error] * len(commands)
-        except asyncio.CancelledError:
+        except BaseException:
             await self._drop()
             raise
         if any(isinstance(reply, NoScriptError) for reply in replies):
@@ -88,6 +94,12 @@ class Commands:
             connection, self._connection = self._connection, None
             await connection.disconnect(nowait=True)
             await self._redis.connection_pool.release(connection)
+
+
+def _answer(asked: Sequence[_Asked], replies: Sequence[Any]) -> None:
+    for (_, future), reply in zip(asked, replies, strict=True):
+        if not future.done():  # whoever waited may have been cancelled
+            future.set_result(reply)
 
 
 @cache

@@ -102,7 +102,7 @@ class Keys:
         return f"{self.prefix}users:barred_revision"
 
     def login_attempts(self, kind: str, who: str) -> str:
-        """Failed logins of a user or from an address, lately."""
+        """Lately: failed logins of a user or from an address, registrations, new passwords."""
         return f"{self.prefix}login_attempts:{kind}:{who}"
 
     def lock(self, name: str) -> str:

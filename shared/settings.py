@@ -135,6 +135,9 @@ class Settings:
     login_attempts_per_address: int = setting(
         "LOGIN_ATTEMPTS_PER_ADDRESS", _integer(1, 1_000_000), "100"
     )
+    registrations_per_address: int = setting(
+        "REGISTRATIONS_PER_ADDRESS", _integer(1, 1_000_000), "100"
+    )
     redis_locks: bool = setting("REDIS_LOCKS", _boolean, "true")
     host: str = setting("HOST", _text, "127.0.0.1")
     port: int = setting("PORT", _PORT, "8000")

@@ -95,6 +95,7 @@ async def post_register(request: AnyRequest) -> Response[bytes]:
     if not policy.allow_register:
         raise Denied("管理员已关闭用户注册功能", 403)
     _check(site, policy, asked)
+    await site.attempts.count_registration(address_of(request))
     operation = await operation_of(request, None, body)
     if operation.is_named:
         # Sent again it logs in: who knows the key could else try passwords on it without end.
@@ -212,6 +213,7 @@ async def post_change_password(request: AnyRequest) -> Response[bytes]:
     if member.is_owner:
         raise Denied("站长不能通过此接口修改密码", 403)
     site, name = site_of(request), member.username
+    await site.attempts.count_new_password(name)
     new_hash = await passwords.hashed(asked.new_password)
     token = site.gate.token_in(request.scope["headers"])
     return reply(
@@ -232,6 +234,11 @@ DESCRIBED = {
         _TAG, Registered, RegisterRequest, errors=(400, 401, 403, 409, 413, 429, 503), once=True
     ),
     ("/api/change-password", "post"): Described(
-        _TAG, Ok, ChangePasswordRequest, errors=(400, 403, 409, 413, 503), login=True, once=True
+        _TAG,
+        Ok,
+        ChangePasswordRequest,
+        errors=(400, 403, 409, 413, 429, 503),
+        login=True,
+        once=True,
     ),
 }

@@ -1,5 +1,7 @@
 """
-How many logins may fail: a guess is counted before it is checked, so many at once gain nothing.
+How many logins may fail, and how often accounts and passwords may be made from one place.
+
+A guess is counted before it is checked, so many at once gain nothing.
 
 Counted are the failures of a user from one address (LOGIN_ATTEMPTS_PER_USER), of a user from
 all addresses (ten times that) and from an address (LOGIN_ATTEMPTS_PER_ADDRESS), each in a window
@@ -10,6 +12,9 @@ anybody out with ten requests. As it is, a stranger locks out only their own add
 from ever new addresses still meet an end, at ten times the limit; who commands that many can keep
 a user from logging in, for as long as they go on and 15 minutes longer. Whoever is logged in
 stays so, and a login that succeeds takes the user's failures away.
+
+Registrations (REGISTRATIONS_PER_ADDRESS) and a user's new passwords are counted in the same
+window whether or not they succeed: each costs a hash, and a registration rows.
 """
 
 from __future__ import annotations
@@ -26,13 +31,15 @@ from shared.scripts import run_script
 from shared.settings import Settings
 
 WINDOW_MS = 15 * 60 * 1_000
+#: New passwords that a user may choose.
+PASSWORD_CHANGES_MAX = 10
 #: Failures of a user from all addresses together, in those that one address may make.
 _ALL_ADDRESSES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Limits of failed logins, common to all processes of the site."""
+    """Limits common to all processes of the site."""
 
     redis: Redis
     keys: Keys
@@ -45,11 +52,7 @@ class Attempts:
         without one share their failures of a user, but have no limit of the address. Raises
         `TooManyAttempts`, having counted nothing, where a limit is reached, or `StoreDown`.
         """
-        limits = self._limits(username, address)
-        arguments = [WINDOW_MS, *limits.values()]
-        wait_ms = await run_script(self.redis, "begin_login", list(limits), arguments)
-        if wait_ms:
-            raise TooManyAttempts(-(-wait_ms // 1_000))
+        await self._count(self._limits(username, address))
 
     async def succeeded(self, username: str, address: str | None) -> None:
         """The login that `begin` counted did not fail, and the user's failures are forgiven.
@@ -58,6 +61,26 @@ class Attempts:
         login to an account of the guesser's own. Raises `StoreDown`.
         """
         await run_script(self.redis, "end_login", list(self._limits(username, address)))
+
+    async def count_registration(self, address: str | None) -> None:
+        """Count one, before anything is done for it; clients without an address have no limit.
+
+        Raises `TooManyAttempts`, having counted nothing, or `StoreDown`.
+        """
+        if address is not None:
+            counter = self.keys.login_attempts("registration", reward_unit(address))
+            await self._count({counter: self.settings.registrations_per_address})
+
+    async def count_new_password(self, username: str) -> None:
+        """The same of a user who chooses another password."""
+        counter = self.keys.login_attempts("password", _digest(username))
+        await self._count({counter: PASSWORD_CHANGES_MAX})
+
+    async def _count(self, limits: dict[str, int]) -> None:
+        arguments = [WINDOW_MS, *limits.values()]
+        wait_ms = await run_script(self.redis, "begin_attempt", list(limits), arguments)
+        if wait_ms:
+            raise TooManyAttempts(-(-wait_ms // 1_000))
 
     def _limits(self, username: str, address: str | None) -> dict[str, int]:
         """The counters: of the user there, of the user, of the address if there is one."""

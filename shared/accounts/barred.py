@@ -1,12 +1,13 @@
 """
 Whose logins count no more, as MySQL has it: users who are banned, and names of deleted ones.
 
-Every change raises a revision in the same transaction, so that who knows the list need not read
-it again to see that it is still the same.
+Every change is noted in the same transaction, so that who knows the list need not read it again
+to see that it is still the same.
 """
 
 from __future__ import annotations
 
+import secrets
 from typing import Literal, get_args
 
 from shared.connections import Cursor, rows_changed
@@ -19,17 +20,13 @@ INSERT INTO barred_users (username, reason) VALUES (%s, %s)
 ON DUPLICATE KEY UPDATE reason = %s
 """
 _LIFT = "DELETE FROM barred_users WHERE username = %s"
-#: Last in every transaction that changes the list: it makes them go one after the other.
-_RAISE = """
-INSERT INTO barred_revision (id, revision) VALUES (1, 1)
-ON DUPLICATE KEY UPDATE revision = revision + 1
-"""
+_NOTE = "INSERT INTO barred_changes (token) VALUES (%s)"
 
 
 async def bar(cursor: Cursor, username: str, reason: Reason) -> None:
     """From now on no login of *username* counts."""
     await cursor.execute(_BAR, (username, reason, reason))
-    await cursor.execute(_RAISE)
+    await _note(cursor)
 
 
 async def lift(cursor: Cursor, username: str) -> bool:
@@ -37,8 +34,12 @@ async def lift(cursor: Cursor, username: str) -> bool:
     await cursor.execute(_LIFT, (username,))
     if not rows_changed(cursor):
         return False
-    await cursor.execute(_RAISE)
+    await _note(cursor)
     return True
+
+
+async def _note(cursor: Cursor) -> None:
+    await cursor.execute(_NOTE, (secrets.randbits(64),))
 
 
 async def reason_of(cursor: Cursor, username: str) -> Reason | None:
@@ -55,7 +56,10 @@ async def read(cursor: Cursor) -> dict[str, Reason]:
 
 
 async def revision(cursor: Cursor) -> int:
-    """Another number after every change; read it before the list, which may be newer then."""
-    await cursor.execute("SELECT revision FROM barred_revision WHERE id = 1")
-    row = await cursor.fetchone()
-    return 0 if row is None else int(row[0])
+    """Another number after every change, in whatever order they are committed.
+
+    Read it before the list, which may be newer then. It also changes when old notes are removed.
+    """
+    await cursor.execute("SELECT BIT_XOR(token) FROM barred_changes")
+    [found] = await cursor.fetchone()
+    return int(found)

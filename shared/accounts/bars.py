@@ -27,7 +27,7 @@ log = structlog.get_logger()
 LOOK_INTERVAL_S = 2.0
 #: A store that takes longer counts as away: a look is over before a ban is 5 s old.
 _MYSQL_TIMEOUT_S, _REDIS_TIMEOUT_S = 2.0, 1.0
-#: The whole list is read so often in any case: what is changed by hand raises no revision.
+#: The whole list is read so often in any case: what is changed by hand is noted nowhere.
 _WHOLE_INTERVAL_S = 60.0
 #: Names in one command to Redis.
 _NAMES_MAX = 1_000
@@ -107,8 +107,8 @@ class Bars:
     async def _copy(self, names: Mapping[str, Reason], revision: int, *, whole: bool) -> None:
         """Write *names* to Redis, if its copy is of another revision or *whole* is asked for.
 
-        It may overtake somebody who tells Redis of a later change. That one has raised the
-        revision in MySQL before, so the next look of any front writes the copy again.
+        It may overtake somebody who tells Redis of a later change. By that one the revision
+        in MySQL is another before, so the next look of any front writes the copy again.
         """
         if not whole and await self._is_copied(names, revision):
             return

@@ -16,12 +16,13 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 from typing import TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError, VerifyMismatchError
 
-from shared.errors import InvalidField
+from shared.errors import Busy, InvalidField
 
 #: Longest password in UTF-8: nobody types more, and hashing must not be given megabytes.
 PASSWORD_BYTES_MAX = 1_024
@@ -43,6 +44,11 @@ _NOBODY = "!"
 #: Hashes, also such that were cut off, padded or otherwise damaged on their way.
 _DAMAGED = re.compile(r"\s*(?:\$argon2.*|[0-9a-f]{64}|[0-9a-f]{32}:[0-9a-f]{64,})\s*", re.I | re.S)
 
+#: Hashes that may wait or run: about four seconds' worth. Who came later would wait for longer
+#: than people do, and so would everybody behind them.
+_WAITING_MAX = 200 * (os.cpu_count() or 1)
+_waiting = BoundedSemaphore(_WAITING_MAX)
+
 T = TypeVar("T")
 
 
@@ -60,7 +66,8 @@ _WRONG = Verdict(False)
 async def hashed(password: str) -> str:
     """*password* as it is stored, about 100 characters.
 
-    Raises `InvalidField` where it is empty, over `PASSWORD_BYTES_MAX` or has no UTF-8.
+    Raises `InvalidField` where it is empty, over `PASSWORD_BYTES_MAX` or has no UTF-8, and `Busy`
+    where too many are asked for.
     """
     return await _in_thread(_HASHER.hash, _encoded(password))
 
@@ -78,10 +85,10 @@ def looks_hashed(text: str) -> bool:
 async def verify(password: str, stored: str | None) -> Verdict:
     """Is *password* the one that is *stored*? None: there is no such user.
 
-    Never raises for any text. Whatever the answer is and why, it costs the work of one argon2
-    hash, so that nobody can tell by the time it takes which users there are. The exceptions are
-    SALT:SCRYPT, which takes two to three times as long, and argon2 with other parameters: both
-    until their user logs in and is hashed anew.
+    Never raises for any text, but `Busy` where too many are asked for. Whatever the answer is
+    and why, it costs the work of one argon2 hash, so that nobody can tell by the time it takes
+    which users there are. The exceptions are SALT:SCRYPT, which takes two to three times as
+    long, and argon2 with other parameters: both until their user logs in and is hashed anew.
     """
     try:
         given = _encoded(password)
@@ -91,7 +98,12 @@ async def verify(password: str, stored: str | None) -> Verdict:
 
 
 async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, work, *arguments)
+    if not _waiting.acquire(blocking=False):
+        raise Busy(f"{_WAITING_MAX} passwords are being hashed already")
+    future = _THREADS.submit(work, *arguments)
+    # Not when the caller is done: the work of one who is gone still keeps the others waiting.
+    future.add_done_callback(lambda _: _waiting.release())
+    return await asyncio.wrap_future(future)
 
 
 def _encoded(password: str) -> bytes:

@@ -30,9 +30,11 @@ TABLES = {
         "detail varchar(500) bin",
         "unique PRIMARY (id)",
     ],
-    "barred_revision": [
-        "id tinyint unsigned not null",
-        "revision bigint unsigned not null",
+    "barred_changes": [
+        "id bigint not null auto_increment",
+        "token bigint unsigned not null",
+        "created_at datetime(3) not null default now(3)",
+        "index idx_created_at (created_at)",
         "unique PRIMARY (id)",
     ],
     "barred_users": [
@@ -215,9 +217,10 @@ TABLES = {
     "operations": [
         "id char(64) bin not null",
         "fingerprint char(64) bin not null",
+        "is_named boolean stored generated",
         "result mediumtext bin",
         "created_at datetime(3) not null default now(3)",
-        "index idx_created_at (created_at)",
+        "index idx_is_named_created_at (is_named,created_at)",
         "unique PRIMARY (id)",
     ],
     "play_records": [

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from shared.accounts.attempts import Attempts
+from shared.accounts.attempts import PASSWORD_CHANGES_MAX, Attempts
 from shared.errors import StoreDown, TooManyAttempts
 from shared.keys import Keys
 from shared.settings import Settings
@@ -225,3 +225,27 @@ async def test_without_redis_nobody_guesses(own_servers: OwnServers) -> None:
             await attempts.begin("ann", HOME)
         with pytest.raises(StoreDown):
             await attempts.succeeded("ann", HOME)
+
+
+async def test_registrations_are_counted_by_address(attempts: Attempts, redis: Redis) -> None:
+    """Whatever becomes of them; other addresses and logins go on, and none has no limit."""
+    limited = replace(attempts, settings=replace(attempts.settings, registrations_per_address=3))
+    for _ in range(3):
+        await limited.count_registration(HOME)
+    with pytest.raises(TooManyAttempts):
+        await limited.count_registration(HOME)
+    await limited.count_registration("198.51.100.7")
+    for _ in range(5):
+        await limited.count_registration(None)
+    assert await allowed(limited, "ann", HOME)
+    assert all(0 < left_ms <= WINDOW_MS for left_ms in (await counters(redis)).values())
+
+
+async def test_new_passwords_are_counted_by_user(attempts: Attempts) -> None:
+    """However the name is written; logging in is not what they are kept from."""
+    for name in ("ann", "ANN") * (PASSWORD_CHANGES_MAX // 2):
+        await attempts.count_new_password(name)
+    with pytest.raises(TooManyAttempts):
+        await attempts.count_new_password("ann")
+    await attempts.count_new_password("bob")
+    assert await allowed(attempts, "ann", HOME)

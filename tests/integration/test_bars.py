@@ -221,7 +221,7 @@ async def test_a_look_reads_the_list_only_where_it_changed(
 async def test_what_was_changed_by_hand_is_seen_a_minute_later(
     site: People, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a change raises no revision, and one name for another changes no length."""
+    """Such a change is noted nowhere, and one name for another changes no length."""
     banned = site.front.site.keys.barred("banned")
     await bar(site, "ban", "bob")
     look = site.front.site.bars.look

@@ -100,3 +100,37 @@ async def test_an_answer_that_comes_too_late_is_nobody_elses(own_servers: OwnSer
         own_servers.redis.resume()
 
         assert b"in time" == await commands.put("ECHO", "in time")
+
+
+async def test_a_fault_of_ours_stops_no_later_command(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waited is told that Redis did not do it, also who asked in the middle of the fault."""
+    assert b"PONG" == await commands.put("PING")
+    meanwhile: list[asyncio.Future[Any]] = []
+
+    async def fail(*_: Any) -> Any:
+        meanwhile.append(commands.put("PING"))
+        raise KeyError("a bug")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("shared.commands.exchange", fail)
+        first = commands.put("PING")
+        assert isinstance(await first, StoreDown)
+        assert isinstance(await meanwhile[0], StoreDown)
+    assert b"PONG" == await commands.put("PING")
+
+
+async def test_who_waits_when_the_sender_is_cancelled_is_told(own_servers: OwnServers) -> None:
+    async with open_redis(own_servers.redis.url) as client:
+        commands = Commands(client, timeout_s=60)
+        assert b"PONG" == await commands.put("PING")
+        own_servers.redis.pause()
+        lost = commands.put("PING")
+        assert commands._sending is not None
+        await asyncio.sleep(0)  # it has begun
+        commands._sending.cancel()
+        assert isinstance(await lost, StoreDown)
+        own_servers.redis.resume()
+
+        assert b"PONG" == await commands.put("PING")

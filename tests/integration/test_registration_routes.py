@@ -320,6 +320,20 @@ async def test_who_is_registered_when_redis_goes_is_told_so(
     assert cookie.startswith("user_auth=")
 
 
+async def test_registrations_and_new_passwords_have_limits(migrated: Settings) -> None:
+    """Told before any work is done for them, with when to come again."""
+    async with people(migrated, registrations_per_address=1) as site:
+        assert TAKEN == error_of(await site.stranger.register("bob"))
+        answer = await site.stranger.answer("POST", PATH, NEW)
+        assert (429, True) == (answer.status_code, 0 < int(answer.headers["retry-after"]) <= 900)
+        assert (200, DONE) == await Caller(site.front, address="198.51.100.7").register("newbie")
+
+        change = {"newPassword": "x"}
+        told = [await site.ann.post("/api/change-password", change) for _ in range(11)]
+        assert [(200, {"ok": True})] * 10 == told[:10]
+        assert (429, "尝试次数过多，请稍后再试") == error_of(told[10])
+
+
 async def test_registering_a_banned_users_name_harms_them_in_nothing(
     site: People, redis: Redis
 ) -> None:

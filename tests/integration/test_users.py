@@ -171,9 +171,9 @@ async def test_a_ban_bars_until_it_is_lifted(cursor: Cursor) -> None:
     assert {"ann": "deleted"} == await barred.read(cursor)
 
 
-async def test_every_change_of_who_is_barred_raises_the_revision(cursor: Cursor) -> None:
+async def test_every_change_of_who_is_barred_makes_another_revision(cursor: Cursor) -> None:
     """
-    Fronts read the list again when the number is another one; what changes nothing raises none.
+    Fronts read the list again when the number is another one; what changes nothing makes none.
     """
     seen = [await barred.revision(cursor)]
     for change in (

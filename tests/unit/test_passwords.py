@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 
 import pytest
 from argon2 import PasswordHasher, Type
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from shared.accounts import passwords
 from shared.accounts.passwords import PASSWORD_BYTES_MAX, Verdict, hashed, verify
-from shared.errors import InvalidField
+from shared.errors import Busy, InvalidField
 from tests.waiting import until
 
 PASSWORD = "Tr0ub4dor & 四"
@@ -269,3 +270,33 @@ def test_any_event_loop_may_hash() -> None:
         return len(await asyncio.gather(*(hashed(PASSWORD) for _ in range(wanted))))
 
     assert asyncio.run(many()) == asyncio.run(many())
+
+
+async def test_too_many_hashes_at_once_are_refused_and_the_others_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who would wait for longer than people do is told at once; afterwards there is room again."""
+    monkeypatch.setattr(passwords, "_waiting", threading.BoundedSemaphore(3))
+    calls = [hashed(PASSWORD), verify(PASSWORD, None), hashed(PASSWORD), verify(PASSWORD, None)]
+    told = await asyncio.gather(*calls, hashed(PASSWORD), return_exceptions=True)
+
+    assert [Busy, Busy] == [type(each) for each in told[3:]]
+    assert [str, Verdict, str] == [type(each) for each in told[:3]]
+    assert WRONG == await verify(PASSWORD, None)
+
+
+async def test_who_is_gone_leaves_their_place_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once their hash is made, or taken out of the queue."""
+    waiting = threading.BoundedSemaphore(50)
+    monkeypatch.setattr(passwords, "_waiting", waiting)
+    tasks = [asyncio.create_task(hashed(PASSWORD)) for _ in range(50)]
+    await until(has_free(waiting, 0), "all of them wait")
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await until(has_free(waiting, 50), "all places are free")
+
+
+def has_free(semaphore: threading.BoundedSemaphore, places: int) -> Callable[[], bool]:
+    """Are so many of the places free?"""
+    return lambda: semaphore._value == places

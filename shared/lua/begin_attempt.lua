@@ -1,4 +1,4 @@
--- Count a login as failed, unless a counter of such is full: checked and counted in one step.
+-- Count an attempt, unless one of its counters is full: checked and counted in one step.
 --
 -- KEYS counters. ARGV[1] window (ms), then the limit of each counter.
 -- Returns 0 if it was counted, else the ms until all full counters will have ended.
