@@ -66,7 +66,11 @@ _SESSION = (
     " /*M! , tx_isolation='READ-COMMITTED' */"
     # Whoever gives up waiting closes the connection, and the server goes on waiting for it.
     ", innodb_lock_wait_timeout=5 /*M! , idle_transaction_timeout=20 */"
+    # Nor may who is gone without a word hold rows for hours; MySQL knows only idle sessions.
+    " /*!80000 , wait_timeout=20 */"
 )
+#: A connection that was idle for longer (s) is replaced before the server closes it.
+_RECYCLE_S = 15
 # A worker frozen inside its transaction must not hold its shard's rows for hours.
 _DRAIN_SESSION = (
     _SESSION + ", wait_timeout=5, innodb_lock_wait_timeout=2 /*M! , idle_transaction_timeout=3 */"
@@ -185,6 +189,7 @@ async def open_mysql(
         charset="utf8mb4",
         autocommit=True,
         connect_timeout=3,
+        pool_recycle=_RECYCLE_S,
         init_command=_DRAIN_SESSION if drain else _SESSION,
     )
     pool = Pool(driver_pool)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shared import connections
 from shared.connections import Dialect, Pool, dialect_of, open_mysql, reading, transaction
 from shared.errors import DataRefused
 from shared.settings import Settings
@@ -84,3 +85,26 @@ async def test_drain_sessions_hold_nothing_for_long(drain_pool: Pool) -> None:
 
     assert ([(5, 2)], [(3,)]) == (limits, idle)
     assert {"READ-COMMITTED"} == {row[1] for row in isolation}
+
+
+async def test_a_front_that_falls_silent_holds_rows_for_seconds(pool: Pool) -> None:
+    """
+    Its network is gone: the server ends what it was in the middle of, not hours later.
+    """
+    async with reading(pool) as cursor:
+        mariadb = dialect_of(cursor) is Dialect.MARIADB
+        limit = "@@idle_transaction_timeout" if mariadb else "@@wait_timeout"
+        assert [(20,)] == await select(cursor, f"SELECT {limit}")
+
+
+async def test_a_connection_is_replaced_before_the_server_closes_it(
+    migrated: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Nobody gets one that was idle for so long that it ends in their hands.
+    """
+    assert connections._RECYCLE_S < 20
+    monkeypatch.setattr(connections, "_RECYCLE_S", 0)
+    async with open_mysql(migrated) as pool:
+        query = "SELECT CONNECTION_ID()"
+        assert await rows(pool, query) != await rows(pool, query)
