@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from shared.accounts import admin_config, card_keys, memberships, points, registration
+from shared.accounts import admin_config, card_keys, memberships, points, registration, users
 from shared.accounts.points import Cause
 from shared.accounts.users import NewUser
 from shared.connections import Pool, transaction
@@ -225,6 +225,37 @@ async def delete_user(pool: Pool, settings: Settings) -> Change:
     )
 
 
+async def unban(pool: Pool, settings: Settings) -> Change:
+    name = await _user(pool)
+    async with transaction(pool) as cursor:
+        await users.set_banned(cursor, name, banned=True)
+    return Change(
+        "unban",
+        "POST",
+        "/api/admin/user",
+        {"action": "unban", "targetUsername": name},
+        _headers(settings, settings.username),
+        f"SELECT (SELECT banned FROM users WHERE username = '{name}'),"
+        f" (SELECT COUNT(*) FROM barred_users WHERE username = '{name}')",
+        done=(0, 0),
+        before=(1, 1),
+    )
+
+
+async def new_password(pool: Pool, settings: Settings) -> Change:
+    name = await _user(pool)
+    return Change(
+        "new password",
+        "POST",
+        "/api/admin/user",
+        {"action": "changePassword", "targetUsername": name, "targetPassword": "password"},
+        _headers(settings, settings.username),
+        f"SELECT password_hash <> REPEAT('0', 64) FROM users WHERE username = '{name}'",
+        done=(1,),
+        before=(0,),
+    )
+
+
 async def make_keys(pool: Pool, settings: Settings) -> Change:
     made = "card_keys WHERE source = 'admin_created' AND key_type = 'week'"
     [[count]] = await rows(pool, f"SELECT COUNT(*) FROM {made}")
@@ -259,12 +290,17 @@ async def configure(pool: Pool, settings: Settings) -> Change:
     )
 
 
+#: These end sessions in the middle of their transaction, and undo it where Redis is away.
+END_SESSIONS = ("unban", "new password")
+
 CHANGES: dict[str, Prepare] = {
     "register": register,
     "bind": bind,
     "redeem": redeem,
     "adjust": adjust,
     "ban": ban,
+    "unban": unban,
+    "new password": new_password,
     "delete": delete_user,
     "make keys": make_keys,
     "configure": configure,
