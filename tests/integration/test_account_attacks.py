@@ -20,6 +20,7 @@ from shared.accounts.card_keys import hash_of
 from shared.cookies import sign, signature_of
 from shared.settings import Settings
 from tests.callers import (
+    NOBODY_KNOWS,
     PASSWORD,
     Caller,
     People,
@@ -189,7 +190,7 @@ async def test_a_name_in_the_body_or_query_is_not_who_asks(site: People) -> None
 
     assert before == {row["username"]: row for row in await accounts_of(site)}["ann"]
     assert [("bob",)] == await query(site.pool, "SELECT bound_to FROM card_keys")
-    assert [("!",)] == await query(
+    assert [(NOBODY_KNOWS,)] == await query(
         site.pool, "SELECT password_hash FROM users WHERE username = 'ann'"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -41,7 +42,8 @@ async def _site(
 
     monkeypatch.setattr(passwords, "hashed", plain)
     monkeypatch.setattr(passwords, "verify", compared)
-    async with people(migrated, redis_locks=request.param) as site:
+    settings = replace(migrated, redis_locks=request.param, registrations_per_address=1_000_000)
+    async with people(settings) as site:
         yield site
 
 

@@ -46,6 +46,7 @@ def test_the_required_settings_are_enough() -> None:
         trusted_proxies=(),
         login_attempts_per_user=10,
         login_attempts_per_address=100,
+        registrations_per_address=100,
         redis_locks=True,
         host="127.0.0.1",
         port=8000,
