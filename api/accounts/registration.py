@@ -147,7 +147,7 @@ def _tellings(
     """What Redis is to know of the new user."""
     site = site_of(request)
     if new.after_former:
-        yield tell_standing(site, new.username)
+        yield told(tell_standing(site, new.username))
     if operation.is_named:
         yield told(site.attempts.succeeded(new.username, address_of(request)))
 
