@@ -78,7 +78,8 @@ class AccountSite:
             locks,
             lambda cursor: registration.create_user(
                 cursor,
-                NewUser(username=name, password_hash=HASH),
+                # Nobody here has a cookie, or plays.
+                NewUser(username=name, password_hash=HASH, after_former=True),
                 now_ms,
                 card_key=card_key,
                 promotion=promotion,

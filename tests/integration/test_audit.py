@@ -46,7 +46,7 @@ async def _join(cursor: Cursor, name: str, inviter: str = "", address: str | Non
     if inviter:
         account = await points.lock_account(cursor, inviter)
         invitation = Invitation(account.invitation_code, address)
-    user = NewUser(username=name, password_hash="secret")
+    user = NewUser(username=name, password_hash="secret", after_former=True)
     await registration.create_user(cursor, user, NOW_MS, invitation=invitation)
 
 
