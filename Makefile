@@ -15,7 +15,7 @@ run: setup ## start everything on this machine: MariaDB, Redis, web, two workers
 
 test: check ## every check and every test, on MariaDB
 	@sh ops/setup.sh faults
-	$(bin)/pytest -q
+	$(bin)/pytest -q -n 2 --dist worksteal
 
 check: setup ## the checks alone: ruff, formatting, types, import direction
 	$(bin)/ruff check .

@@ -8,6 +8,8 @@ two. Only `own_servers` may be killed, frozen or restarted.
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ import hypothesis
 import pytest
 from redis.asyncio import Redis
 
+import ops.servers
 from ops.mysql_server import MysqlServer
 from ops.redis_server import RedisServer
 from shared.connections import Pool, open_mysql, open_redis
@@ -44,6 +47,19 @@ hypothesis.settings.register_profile(
     "thorough", hypothesis.settings.get_profile("moonwake"), max_examples=2_000
 )
 hypothesis.settings.load_profile("moonwake")
+
+
+def pytest_configure() -> None:
+    """Beside others (`pytest -n`) with ports of our own: two would see the same one free."""
+    environ = os.environ
+    ours = int(environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ops.servers.PORTS = ops.servers.PORTS[ours :: int(environ.get("PYTEST_XDIST_WORKER_COUNT", 1))]
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector need not look at thousands of tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

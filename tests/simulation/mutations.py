@@ -35,7 +35,7 @@ class Mutation:
     name: str
     apply: Apply
     caught: bool = True
-    #: Only schedules with a disaster of this name can miss it.
+    #: Looked for among schedules with a disaster of this name, where it is missed soonest.
     among: str = ""
 
     @contextmanager
@@ -278,7 +278,11 @@ MUTATIONS: Sequence[Mutation] = (
         _replace(BatchReader, "_read", _deaf),
         among="failover",
     ),
-    Mutation("a restored MySQL is not noticed", _replace(rewind, "_is_ahead", _restore_unseen)),
+    Mutation(
+        "a restored MySQL is not noticed",
+        _replace(rewind, "_is_ahead", _restore_unseen),
+        among="mysql restored",
+    ),
     # Fronts testify, and the stream falls short: it is counted all the same, only later and
     # not exactly.
     Mutation("a new master is not noticed", _replace(rewind, "_cause", _same_master), False),
@@ -295,6 +299,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         "the fence without the batch number",
         _where("batch_no = %s", "(batch_no = %s OR TRUE)"),
+        among="failover",
     ),
     # The batch number stands behind these two.
     Mutation(
