@@ -10,8 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from api.asgi import BODY_BYTES_MAX, Receive, Scope, read_body
-from api.site import AnyRequest, Site, site_of
-from shared.accounts import users
+from api.site import AnyRequest, site_of
 from shared.accounts.ledger import Operation
 from shared.errors import InvalidField
 from shared.events import USER_MAX, check_name
@@ -28,20 +27,20 @@ _WORDS = {"str": "text", "int": "a whole number", "bool": "true or false", "arra
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-async def read_json(
-    request: AnyRequest, kind: type[T], *, limit: int = BODY_BYTES_MAX
-) -> tuple[T, bytes]:
-    """(the body as *kind*, its bytes). Raises `InvalidField` or `TooLarge`."""
+async def read_bytes(request: AnyRequest, *, limit: int = BODY_BYTES_MAX) -> bytes:
+    """The body. Raises `TooLarge`."""
     # Litestar's own types are narrower than what a server sends.
     scope, receive = cast("Scope", request.scope), cast("Receive", request.receive)
-    body = await read_body(scope, receive, limit)
-    return decoded(body or b"{}", kind), body
+    return await read_body(scope, receive, limit)
 
 
 def decoded(body: bytes, kind: type[T]) -> T:
-    """*body* as *kind*. Raises `InvalidField` naming the field and what it may hold."""
+    """*body* as *kind*; an empty one holds nothing.
+
+    Raises `InvalidField` naming the field and what it may hold.
+    """
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -90,10 +89,10 @@ def check_username(name: str, field: str, missing: str) -> str:
     return name
 
 
-async def operation_of(request: AnyRequest, who: str | None, body: bytes = b"") -> Operation:
-    """What the user *who* asks for, once: as the Idempotency-Key says, if there is one.
+def operation_of(request: AnyRequest, scope: str, body: bytes) -> Operation:
+    """What *request* asks for in *body*, once: as the Idempotency-Key says, if there is one.
 
-    None: somebody who is no user yet. Raises `InvalidField`, or `StoreDown`.
+    *scope* is whose key it is, '' that of nobody. Raises `InvalidField`.
     """
     key = request.headers.get("idempotency-key")
     if key is None:
@@ -103,12 +102,4 @@ async def operation_of(request: AnyRequest, who: str | None, body: bytes = b"") 
         raise InvalidField(MALFORMED, "Idempotency-Key", allowed)
     line = f"{request.method} {request.scope['path']}?".encode()
     asked = line + request.scope["query_string"] + b"\n" + body
-    site = site_of(request)
-    scope = "" if who is None else await _scope_of(site, who)
-    return Operation.of(scope, key, asked, site.settings.password)
-
-
-async def _scope_of(site: Site, username: str) -> str:
-    """Whose keys these are. By number: a name may be somebody else's later."""
-    user_id = await site.read(lambda cursor: users.id_of(cursor, username))
-    return f"user {user_id}"
+    return Operation.of(scope, key, asked, site_of(request).settings.password)

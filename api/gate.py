@@ -71,6 +71,11 @@ class Gate:
             raise Denied(_BARRED[reason])
         return visitor
 
+    async def visitor_now(self, headers: Headers) -> Visitor:
+        """The same, and a session counts only if it is there at this moment."""
+        self.forget(headers)
+        return await self.visitor(headers)
+
     def visitor_named(self, username: str) -> Visitor:
         """The visitor of this name, whoever asks. Raises `InvalidField`."""
         check_name(username, "username", USER_MAX, "Invalid user name")
@@ -78,8 +83,14 @@ class Gate:
         return Visitor(username, shard, self._keys.play_records(shard, username))
 
     def forget(self, headers: Headers) -> None:
-        """Believe nothing of these *headers* any more: their session was ended."""
+        """Believe nothing of these *headers* any more: their session may have ended."""
         self._known.pop(_carried(headers), None)
+
+    def forget_user(self, username: str) -> None:
+        """The same of all sessions of *username*; what their cookie of LunaTV's says goes on."""
+        for carried, (visitor, until_s) in list(self._known.items()):
+            if visitor.username == username and until_s != _FOR_EVER:
+                del self._known[carried]
 
     def token_in(self, headers: Headers) -> str | None:
         """The session token in *headers*, whether or not its session lasts."""

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from api.asgi import BODY_BYTES_MAX
+from api.bodies import decoded, read_bytes
 from api.errors import Denied
 from api.gate import Visitor
 from api.site import AnyRequest, Site, site_of
@@ -17,14 +19,21 @@ from shared.connections import Cursor
 from shared.errors import NotFound
 
 T = TypeVar("T")
+W = TypeVar("W")
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """A visitor whom the database knows, and their role there."""
 
+    id: int
     username: str
     role: Role
+
+    @property
+    def scope(self) -> str:
+        """Whose Idempotency-Keys theirs are. By number: the name may be somebody else's later."""
+        return f"user {self.id}"
 
     @property
     def is_owner(self) -> bool:
@@ -34,13 +43,56 @@ class Member:
 async def member_of(request: AnyRequest) -> Member:
     """Who asks. Raises `Unauthorized`, `Denied` for an unknown or banned user, `StoreDown`."""
     site = site_of(request)
-    visitor = await site.gate.visitor(request.scope["headers"])
+    visitor = await visitor_of(request)
     user = await site.read(lambda cursor: _known(cursor, site, visitor.username))
     if user is None:
         raise Denied(users.UNKNOWN)
     if user.banned:
         raise Denied(users.BANNED)
-    return Member(user.username, role_of(site, user))
+    return Member(user.id, user.username, role_of(site, user))
+
+
+async def admitted(
+    request: AnyRequest,
+    who: Callable[[AnyRequest], Awaitable[W]],
+    kind: type[T],
+    *,
+    limit: int = BODY_BYTES_MAX,
+) -> tuple[W, T, bytes]:
+    """(who asks, what for as *kind*, the body), in this order: *who* raises first.
+
+    But the body is read before anybody is asked who they are: a client may send it as slowly as
+    it likes, and by its end be banned, deleted or logged out. Raises what *who* does,
+    `InvalidField` or `TooLarge`.
+    """
+    body = await read_bytes(request, limit=limit)
+    return await who(request), decoded(body, kind), body
+
+
+async def visitor_of(request: AnyRequest) -> Visitor:
+    """Who asks, by what the front knows: without MySQL. Raises what `Gate.visitor` does."""
+    return await site_of(request).gate.visitor(request.scope["headers"])
+
+
+async def check_still(cursor: Cursor, site: Site, member: Member) -> None:
+    """Raise `Denied` unless *member* is who they were: they may have waited for others."""
+    user = await users.find(cursor, member.username)
+    if user is None or user.id != member.id:
+        raise Denied(users.UNKNOWN)
+    if user.banned:
+        raise Denied(users.BANNED)
+    if role_of(site, user) != member.role:
+        raise Denied
+
+
+async def scope_of(request: AnyRequest, username: str) -> str:
+    """`Member.scope` of a visitor; looked up only where there is a key. Raises `NotFound`."""
+    if "idempotency-key" not in request.headers:
+        return ""
+    user_id = await site_of(request).read(lambda cursor: users.id_of(cursor, username))
+    if user_id is None:
+        raise NotFound(users.UNKNOWN)
+    return f"user {user_id}"
 
 
 async def for_known(request: AnyRequest, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -66,9 +118,8 @@ async def admin_of(request: AnyRequest, *, status: int = 401) -> Member:
 
 async def owner_of(request: AnyRequest) -> Visitor:
     """The owner, by name: without MySQL too. Raises `Unauthorized` or `Denied`."""
-    site = site_of(request)
-    visitor = await site.gate.visitor(request.scope["headers"])
-    if visitor.username != site.settings.username:
+    visitor = await visitor_of(request)
+    if visitor.username != site_of(request).settings.username:
         raise Denied
     return visitor
 

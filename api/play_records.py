@@ -68,8 +68,9 @@ class SavePlayRecord:
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Answer one request; its status, 499 for a client that went away."""
         try:
-            visitor = await self._visitor(scope["headers"])
+            # First: who sends it slowly may be banned, or logged out, when it ends.
             body = await read_body(scope, receive)
+            visitor = await self._visitor(scope["headers"])
             await self._append(save_of(visitor, body))
             answer = _SAVED
         except Disconnected:

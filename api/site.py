@@ -19,7 +19,8 @@ from api.group_commit import GroupCommit
 from api.reads import Reads
 from api.recent import Recent
 from api.requests import RequestFigures
-from shared.accounts import invitations
+from shared.accounts import admin_config, invitations
+from shared.accounts.admin_config import Policy
 from shared.accounts.attempts import Attempts
 from shared.accounts.bars import Bars
 from shared.accounts.invitations import InvitationConfig
@@ -62,6 +63,8 @@ class Site:
     attempts: Attempts
     #: What an invitation gives and a card key costs; a change counts on all fronts in a second.
     invitation_config: Recent[InvitationConfig]
+    #: Who may register, and how; read of a document of megabytes.
+    policy: Recent[Policy]
 
     async def append(self, event: Append) -> None:
         """Return once Redis holds *event*. Raises `Closed` or `AppendRefused`."""
@@ -93,7 +96,7 @@ async def open_site(settings: Settings) -> AsyncIterator[Site]:
         await check_ack(redis, keys, settings.ingest_ack)
         await fix_shard_count(redis, keys, settings.shards)
         figures = RequestFigures()
-        sessions, bars = Sessions(redis, keys), Bars(redis, keys, pool)
+        sessions, bars = Sessions.of(redis, settings), Bars(redis, keys, pool)
         witness = Witness(settings.shards)
         connection = AppendConnection(redis, keys, STREAM, ack=settings.ingest_ack, witness=witness)
         site = Site(
@@ -114,6 +117,7 @@ async def open_site(settings: Settings) -> AsyncIterator[Site]:
             invitation_config=Recent(
                 partial(queries.select, pool, invitations.read_config), CONFIG_TTL_S
             ),
+            policy=Recent(partial(queries.select, pool, admin_config.read_policy), CONFIG_TTL_S),
         )
         await site.backpressure.look()
         await bars.look()

@@ -60,7 +60,7 @@ def write_through() -> Litestar:
             app.state.pool = await stack.enter_async_context(open_mysql(settings))
             keys = Keys(settings.key_prefix)
             bars = Bars(app.state.redis, keys, app.state.pool)
-            app.state.gate = Gate(settings, bars, Sessions(app.state.redis, keys))
+            app.state.gate = Gate(settings, bars, Sessions.of(app.state.redis, settings))
             yield
 
     @post("/api/playrecords", status_code=200)

@@ -123,7 +123,7 @@ def bars_of(deps: Deps) -> Bars:
 
 
 def sessions_of(deps: Deps) -> Sessions:
-    return Sessions(deps.redis, deps.keys)
+    return Sessions.of(deps.redis, deps.settings)
 
 
 async def clear_played(deps: Deps, username: str) -> None:

@@ -11,6 +11,7 @@ from ops import accounts, stores
 from shared.accounts import admin_config
 from shared.accounts.admin_config import Document, Versioned
 from shared.connections import Cursor, reading
+from shared.errors import InvalidField
 from worker.deps import Deps
 
 config = typer.Typer(
@@ -45,10 +46,17 @@ def set_config(
     `enabled`, `requireCardKeyOnRegister`, `systemMode` (promotion or operation)
     and `promotionCardKeyType`. A list of users in it is left out.
 
-    Exit codes: 0 done, 1 it was changed since, 2 it is no JSON object, a setting
+    What `show` prints may be given as it is.
+
+    Exit codes: 0 done, 1 it was changed since, 2 it is no such document, a setting
     is wrong, or MySQL cannot be used.
     """
     document = _document_in(cast("BinaryIO", file))
+    try:
+        admin_config.check(document)
+    except InvalidField as error:
+        told = f"{error.field}: allowed is {error.allowed}"
+        raise typer.BadParameter(told, param_hint="FILE") from None
     written = accounts.run(lambda deps: _write(deps, document, version))
     typer.echo(f"version {written} is in force")
 
@@ -60,6 +68,8 @@ def _document_in(file: BinaryIO) -> Document:
         raise typer.BadParameter(f"no JSON: {error}", param_hint="FILE") from None
     if not isinstance(document, dict):
         raise typer.BadParameter("the document is a JSON object", param_hint="FILE")
+    if document.keys() == {"version", "config"} and isinstance(document["config"], dict):
+        return cast("Document", document["config"])  # as `show` prints it
     return document
 
 

@@ -7,12 +7,12 @@ from typing import Annotated
 import msgspec
 from litestar import Response, delete, get, post
 
-from api.accounts.changes import made
+from api.accounts.changes import changed, made
 from api.accounts.replies import Ok, reply
-from api.bodies import MALFORMED, one_of, operation_of, page_of, read_json
+from api.bodies import MALFORMED, one_of, page_of
 from api.described import PAGES, Described, Query
 from api.errors import NO_STORE, Answer, response_of
-from api.members import admin_of
+from api.members import admin_of, admitted
 from api.site import AnyRequest, site_of
 from shared.accounts import admin_config, card_keys
 from shared.accounts.admin_config import Document
@@ -115,16 +115,12 @@ def _filter_of(request: AnyRequest) -> Filter:
 @post("/api/admin/cardkey", status_code=200)
 async def post_card_keys(request: AnyRequest) -> Response[bytes]:
     """Make card keys, or remove those that ran out unbound."""
-    member = await admin_of(request)
-    asked, body = await read_json(request, CardKeyRequest)
+    member, asked, body = await admitted(request, admin_of, CardKeyRequest)
     if asked.action not in _ACTIONS:
         raise InvalidField("不支持的操作类型", "action", ", ".join(_ACTIONS))
     now, work = now_ms(), _ACTIONS[asked.action]
-    operation = await operation_of(request, member.username, body)
     return reply(
-        await site_of(request).ledger.perform(
-            operation, [], lambda cursor: work(cursor, asked, now), CardKeyReply
-        )
+        await changed(request, member, body, lambda cursor: work(cursor, asked, now), CardKeyReply)
     )
 
 
@@ -161,7 +157,7 @@ async def delete_card_key(request: AnyRequest) -> Response[bytes]:
     return reply(
         await made(
             request,
-            member.username,
+            member,
             b"",
             lambda cursor: card_keys.delete_unused(cursor, key_hash),
             card_lock(key_hash),
@@ -179,8 +175,7 @@ async def get_system_mode(request: AnyRequest) -> Response[bytes]:
 @post("/api/admin/cardkey/system-mode", status_code=200)
 async def post_system_mode(request: AnyRequest) -> Response[bytes]:
     """Choose between the two, and the type of key that is given."""
-    member = await admin_of(request)
-    asked, body = await read_json(request, SystemModeRequest)
+    member, asked, body = await admitted(request, admin_of, SystemModeRequest)
     if asked.system_mode is not None and asked.system_mode not in _MODES:
         raise InvalidField("无效的系统模式", "systemMode", ", ".join(_MODES))
     if asked.promotion_card_key_type is not None:
@@ -194,8 +189,9 @@ async def post_system_mode(request: AnyRequest) -> Response[bytes]:
         await admin_config.change(cursor, edit)
         return await _system_mode(cursor)
 
-    operation = await operation_of(request, member.username, body)
-    return reply(await site_of(request).ledger.perform(operation, [], change, SystemMode))
+    done = await changed(request, member, body, change, SystemMode)
+    site_of(request).policy.forget()
+    return reply(done)
 
 
 async def _system_mode(cursor: Cursor) -> SystemMode:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 from litestar import Response, get, put
 
+from api.accounts.changes import changed
 from api.accounts.replies import reply
-from api.bodies import operation_of, read_json
 from api.described import Described
-from api.members import admin_of
+from api.members import admin_of, admitted
 from api.site import AnyRequest, site_of
 from shared.accounts import admin_config, users
 from shared.accounts.admin_config import Document, Versioned
@@ -61,14 +61,17 @@ async def _read(cursor: Cursor) -> tuple[Versioned, list[User]]:
 @put("/api/admin/config", status_code=200)
 async def put_config(request: AnyRequest) -> Response[bytes]:
     """Replace the document; 409 if somebody else did since it was read. Users are left out."""
-    admin = await admin_of(request)
-    asked, body = await read_json(request, ConfigRequest, limit=BODY_BYTES_MAX)
+    await admin_of(request)  # before so much is read
+    admin, asked, body = await admitted(request, admin_of, ConfigRequest, limit=BODY_BYTES_MAX)
+
+    admin_config.check(asked.config)
 
     async def write(cursor: Cursor) -> ConfigWritten:
         return ConfigWritten(await admin_config.write(cursor, asked.config, asked.version))
 
-    operation = await operation_of(request, admin.username, body)
-    return reply(await site_of(request).ledger.perform(operation, [], write, ConfigWritten))
+    done = await changed(request, admin, body, write, ConfigWritten)
+    site_of(request).policy.forget()
+    return reply(done)
 
 
 ROUTES = (get_config, put_config)

@@ -8,12 +8,12 @@ import msgspec
 from litestar import Response, get, post, put
 
 from api.accounts.admin_card_keys import key_type_of
-from api.accounts.changes import made
+from api.accounts.changes import changed, made
 from api.accounts.points import History, history_of
 from api.accounts.replies import Ok, reply
-from api.bodies import check_username, one_of, operation_of, page_of, read_json
+from api.bodies import check_username, one_of, page_of
 from api.described import PAGES, Described, Query
-from api.members import admin_of
+from api.members import Member, admin_of, admitted
 from api.site import AnyRequest, site_of
 from shared.accounts import invitations, points
 from shared.accounts.card_keys import KEY_TYPES
@@ -58,11 +58,15 @@ class Accounts(msgspec.Struct, rename="camel"):
     total: int
 
 
+async def _admin_of(request: AnyRequest) -> Member:
+    """Who asks, if they are an admin; these routes tell others 403."""
+    return await admin_of(request, status=_FORBIDDEN)
+
+
 @post("/api/admin/points/adjust", status_code=200)
 async def post_adjust(request: AnyRequest) -> Response[bytes]:
     """Give points to a user, or take them."""
-    admin = await admin_of(request, status=_FORBIDDEN)
-    asked, body = await read_json(request, AdjustRequest)
+    admin, asked, body = await admitted(request, _admin_of, AdjustRequest)
     target = check_username(asked.username, "username", _NO_USER)
     reason = asked.reason.strip()
     if asked.type not in _SIGNS:
@@ -80,7 +84,7 @@ async def post_adjust(request: AnyRequest) -> Response[bytes]:
     return reply(
         await made(
             request,
-            admin.username,
+            admin,
             body,
             lambda cursor: points.adjust(cursor, target, amount, cause, now),
             user_lock(target),
@@ -91,7 +95,7 @@ async def post_adjust(request: AnyRequest) -> Response[bytes]:
 @get("/api/admin/points/users", status_code=200)
 async def get_accounts(request: AnyRequest) -> Response[bytes]:
     """The points accounts of all users."""
-    await admin_of(request, status=_FORBIDDEN)
+    await _admin_of(request)
     page, size = page_of(request, size=10_000, size_max=10_000)
     accounts, total = await site_of(request).read(lambda cursor: points.listed(cursor, page, size))
     return reply(Accounts(accounts, page, size, total))
@@ -100,7 +104,7 @@ async def get_accounts(request: AnyRequest) -> Response[bytes]:
 @get("/api/admin/points/history", status_code=200)
 async def get_user_history(request: AnyRequest) -> Response[bytes]:
     """What changed the points of one user."""
-    await admin_of(request, status=_FORBIDDEN)
+    await _admin_of(request)
     username = request.query_params.get("username", "")
     return await history_of(request, check_username(username, "username", _NO_USER))
 
@@ -108,15 +112,14 @@ async def get_user_history(request: AnyRequest) -> Response[bytes]:
 @get("/api/admin/invitation-config", status_code=200)
 async def get_config(request: AnyRequest) -> Response[bytes]:
     """What an invitation gives, and a card key costs."""
-    await admin_of(request, status=_FORBIDDEN)
+    await _admin_of(request)
     return reply(await site_of(request).read(invitations.read_config))
 
 
 @put("/api/admin/invitation-config", status_code=200)
 async def put_config(request: AnyRequest) -> Response[bytes]:
     """Change it; invitations are rewarded from then on."""
-    admin = await admin_of(request, status=_FORBIDDEN)
-    asked, body = await read_json(request, InvitationConfigRequest)
+    admin, asked, body = await admitted(request, _admin_of, InvitationConfigRequest)
     key_type = key_type_of(asked.card_key_type, "cardKeyType")
     # Real front ends know no switch: whoever saves the page means it.
     config = InvitationConfig(True, asked.reward_points, asked.redeem_threshold, key_type)
@@ -125,10 +128,8 @@ async def put_config(request: AnyRequest) -> Response[bytes]:
         await invitations.write_config(cursor, config)
         return InvitationConfigReply(config)
 
-    operation = await operation_of(request, admin.username, body)
-    site = site_of(request)
-    done = await site.ledger.perform(operation, [], change, InvitationConfigReply)
-    site.invitation_config.forget()
+    done = await changed(request, admin, body, change, InvitationConfigReply)
+    site_of(request).invitation_config.forget()
     return reply(done)
 
 

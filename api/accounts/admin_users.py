@@ -16,18 +16,19 @@ from litestar import Response, post
 from api.accounts.changes import made
 from api.accounts.replies import Ok, reply
 from api.accounts.standings import prepare_name, tell_standing
-from api.bodies import MALFORMED, check_username, one_of, read_json
+from api.bodies import MALFORMED, check_username, one_of
 from api.described import Described
 from api.errors import Denied
-from api.members import Member, admin_of, role_of
+from api.members import Member, admin_of, admitted, role_of
 from api.site import AnyRequest, Site, site_of
-from shared.accounts import groups, logins, passwords, registration, users
+from shared.accounts import barred, groups, logins, passwords, registration, users
 from shared.accounts.users import NewUser, Role
 from shared.connections import Cursor
 from shared.errors import InvalidField, NotFound, Refused
 from shared.times import now_ms
 
 _NO_TARGET, _NO_PASSWORD = "缺少目标用户名", "缺少目标用户密码"
+_UNKNOWN = "目标用户不存在"
 _TAGS_MAX = 50
 
 
@@ -72,14 +73,13 @@ class Call:
                 await _check_rank(cursor, self, name, themselves=themselves)
             await work(cursor)
 
-        await made(self.request, self.admin.username, self.body, checked)
+        await made(self.request, self.admin, self.body, checked)
 
 
 @post("/api/admin/user", status_code=200)
 async def post_user(request: AnyRequest) -> Response[bytes]:
     """Manage a user: `action` says how, `targetUsername` whom."""
-    admin = await admin_of(request)
-    asked, body = await read_json(request, UserRequest)
+    admin, asked, body = await admitted(request, admin_of, UserRequest)
     if asked.action not in ACTIONS:
         raise InvalidField(MALFORMED, "action", ", ".join(ACTIONS))
     await ACTIONS[asked.action](Call(request, site_of(request), admin, asked, body))
@@ -99,7 +99,9 @@ async def _check_rank(cursor: Cursor, call: Call, name: str, *, themselves: bool
     try:
         role = role_of(call.site, await users.lock(cursor, name))
     except NotFound:
-        raise NotFound("目标用户不存在") from None
+        raise NotFound(_UNKNOWN) from None
+    if await barred.reason_of(cursor, name) == "deleted":
+        raise NotFound(_UNKNOWN)  # only what late events left of them is there, for minutes
     if name == call.admin.username:
         if not themselves:
             raise Refused("不能对自己进行此操作")
@@ -137,19 +139,19 @@ async def _add(call: Call) -> None:
 
     await call.change(add)
     if new.after_former:
-        await tell_standing(call.site, new.username)
+        await tell_standing(call.site, new.username, None)
 
 
 async def _ban(call: Call) -> None:
     name = _target(call)
     await call.change(lambda cursor: users.set_banned(cursor, name, banned=True), name)
-    await tell_standing(call.site, name)
+    await tell_standing(call.site, name, "banned")
 
 
 async def _unban(call: Call) -> None:
     name = _target(call)
     await call.change(lambda cursor: logins.readmit(cursor, call.site.sessions, name), name)
-    await tell_standing(call.site, name)
+    await tell_standing(call.site, name, None)
 
 
 async def _set_role(call: Call, role: Role) -> None:
@@ -178,12 +180,13 @@ async def _change_password(call: Call) -> None:
         name,
         themselves=True,
     )
+    call.site.gate.forget_user(name)
 
 
 async def _delete(call: Call) -> None:
     name = _target(call)
     await call.change(lambda cursor: users.delete(cursor, name), name)
-    await tell_standing(call.site, name)
+    await tell_standing(call.site, name, "deleted")
 
 
 async def _update_apis(call: Call) -> None:

@@ -14,14 +14,14 @@ import structlog
 from litestar import Response, post
 
 from api.accounts.replies import Ok, log_in, log_out, reply
-from api.bodies import operation_of, read_json
+from api.bodies import decoded, operation_of, read_bytes
 from api.clients import address_of
 from api.described import Described, Query
 from api.errors import Denied
 from api.members import member_of, role_of
 from api.site import AnyRequest, Site, site_of
 from shared.accounts import barred, card_keys, memberships, passwords, users
-from shared.accounts.ledger import card_lock, user_lock
+from shared.accounts.ledger import Operation, card_lock, user_lock
 from shared.accounts.memberships import Membership
 from shared.accounts.users import NewUser, StoredUser
 from shared.errors import Conflict, InvalidField, Refused
@@ -57,14 +57,14 @@ class LoggedIn(msgspec.Struct, omit_defaults=True):
 async def post_login(request: AnyRequest) -> Response[bytes]:
     """Log in: sets an HttpOnly session cookie, and the cookie that LunaTV's pages read."""
     site = site_of(request)
-    asked, _ = await read_json(request, LoginRequest)
+    asked = decoded(await read_bytes(request), LoginRequest)
     if not asked.username:
         raise InvalidField(NO_NAME, "username", "a user's name")
     if not asked.password:
         raise InvalidField(NO_PASSWORD, "password", "the user's password")
     address = address_of(request)
-    await site.attempts.begin(asked.username, address)
-    user = await _verified(site, asked)
+    async with site.attempts.login(asked.username, address):
+        user = await _verified(site, asked)
     await site.attempts.succeeded(asked.username, address)
     await _check_standing(request, site, user, asked.card_key)
     # Whatever session the client came with is not the one it leaves with.
@@ -133,25 +133,27 @@ async def _check_standing(
     if user.banned:
         raise Denied(BANNED)
     if card_key and card_key.strip():
-        await _bind_first(request, user.username, card_key)
+        await _bind_first(request, user, card_key)
     if role_of(site, user) == "user":
         membership = await _membership(site, user.username)
         if membership is not None and membership.is_expired:
             raise Denied(OUT_OF_TIME)
 
 
-async def _bind_first(request: AnyRequest, username: str, card_key: str) -> None:
+async def _bind_first(request: AnyRequest, user: StoredUser, card_key: str) -> None:
     """Bind the key that a login brings, or see that it is theirs already.
 
     It is where the answer to the same login was lost: they log in again as they did, and are
     not told that somebody used their key. Raises `Denied`.
     """
+    # The password, which may be typed wrongly once, is no part of what is asked for.
+    operation = operation_of(request, f"user {user.id}", b"bind" + card_key.strip().encode())
     try:
-        await bind(request, username, card_key)
+        await bind(request, user.username, card_key, operation)
     except Conflict:
         raise
     except Refused as error:
-        membership = await _membership(site_of(request), username)
+        membership = await _membership(site_of(request), user.username)
         bound = card_keys.hash_of(card_key.strip())
         if membership is None or membership.bound_key != bound:
             raise Denied(str(error)) from error
@@ -163,15 +165,14 @@ async def _membership(site: Site, username: str) -> Membership | None:
 
 
 async def bind(
-    request: AnyRequest, username: str, card_key: str, body: bytes | None = None
+    request: AnyRequest, username: str, card_key: str, operation: Operation
 ) -> Membership:
-    """Bind *card_key* to *username*, once per Idempotency-Key where *body* is the whole request.
+    """Bind *card_key* to *username*, once.
 
     Raises what `Ledger.perform` and `memberships.bind` do.
     """
-    site, plain_key, now = site_of(request), card_key.strip(), now_ms()
-    operation = await operation_of(request, username, body or b"bind" + plain_key.encode())
-    return await site.ledger.perform(
+    plain_key, now = card_key.strip(), now_ms()
+    return await site_of(request).ledger.perform(
         operation,
         [user_lock(username), card_lock(card_keys.hash_of(plain_key))],
         lambda cursor: memberships.bind(cursor, username, plain_key, now),
@@ -208,6 +209,7 @@ async def post_logout(request: AnyRequest) -> Response[bytes]:
     if request.query_params.get("everywhere") == "true":
         member = await member_of(request)
         await site_of(request).sessions.end_all(member.username)
+        site_of(request).gate.forget_user(member.username)
     await end_session(request)
     response = reply(Ok())
     log_out(response)

@@ -9,10 +9,10 @@ from litestar import Response, get, post
 
 from api.accounts.login import bind
 from api.accounts.replies import reply
-from api.bodies import read_json
+from api.bodies import operation_of
 from api.described import Described
 from api.errors import Denied
-from api.members import Member, for_known, member_of
+from api.members import Member, admitted, for_known, member_of, scope_of, visitor_of
 from api.site import AnyRequest, site_of
 from shared.accounts import card_keys, memberships, users
 from shared.accounts.card_keys import HeldKey
@@ -85,14 +85,16 @@ async def _membership(request: AnyRequest, member: Member) -> Membership | None:
 @post("/api/user/cardkey", status_code=200)
 async def post_membership(request: AnyRequest) -> Response[bytes]:
     """Bind a card key: the membership begins, or goes on for the key's days."""
-    visitor = await site_of(request).gate.visitor(request.scope["headers"])
-    asked, body = await read_json(request, BindRequest)
+    visitor, asked, body = await admitted(request, visitor_of, BindRequest)
     if not asked.card_key.strip():
         raise InvalidField("缺少卡密", "cardKey", "an unused card key")
-    membership = await for_known(
-        request, lambda: bind(request, visitor.username, asked.card_key, body)
-    )
-    return reply(Bound(membership))
+
+    async def attempt() -> Membership:
+        scope = await scope_of(request, visitor.username)
+        operation = operation_of(request, scope, body)
+        return await bind(request, visitor.username, asked.card_key, operation)
+
+    return reply(Bound(await for_known(request, attempt)))
 
 
 @get("/api/user/cardkeys", status_code=200)

@@ -8,9 +8,9 @@ import msgspec
 from litestar import Response, get, post
 
 from api.accounts.replies import reply
-from api.bodies import operation_of, page_of, read_json
+from api.bodies import operation_of, page_of
 from api.described import PAGES, Described
-from api.members import for_known, member_of
+from api.members import admitted, for_known, member_of, scope_of, visitor_of
 from api.site import AnyRequest, site_of
 from shared.accounts import invitations, points, redemption
 from shared.accounts.card_keys import CardKey
@@ -73,15 +73,14 @@ async def history_of(request: AnyRequest, username: str) -> Response[bytes]:
 async def post_redeem(request: AnyRequest) -> Response[bytes]:
     """Redeem points for a card key; too few points are told in the body of a 200."""
     site = site_of(request)
-    visitor = await site.gate.visitor(request.scope["headers"])
-    _, body = await read_json(request, dict[str, Any])
+    visitor, _, body = await admitted(request, visitor_of, dict[str, Any])
     config, now = await site.invitation_config.get(), now_ms()
 
     async def redeem(cursor: Cursor) -> CardKey:
         return await redemption.redeem(cursor, visitor.username, config, now)
 
     async def attempt() -> CardKey:
-        operation = await operation_of(request, visitor.username, body)
+        operation = operation_of(request, await scope_of(request, visitor.username), body)
         return await site.ledger.perform(operation, [user_lock(visitor.username)], redeem, CardKey)
 
     try:

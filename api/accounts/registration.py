@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,19 +16,20 @@ from api.accounts.changes import made
 from api.accounts.login import NO_NAME, NO_PASSWORD, WRONG, begin_session
 from api.accounts.replies import Ok, log_in, reply
 from api.accounts.standings import prepare_name, tell_standing, told
-from api.bodies import operation_of, read_json
+from api.bodies import decoded, operation_of, read_bytes
 from api.clients import address_of
 from api.described import Described
 from api.errors import Denied
-from api.members import member_of
+from api.members import admitted, check_still, member_of
 from api.site import AnyRequest, Site, site_of
-from shared.accounts import admin_config, card_keys, logins, passwords, registration, users
+from shared.accounts import card_keys, logins, passwords, registration, users
 from shared.accounts.admin_config import Policy
 from shared.accounts.invitations import Invitation
 from shared.accounts.ledger import Operation, card_lock, user_lock
 from shared.accounts.memberships import Membership
 from shared.accounts.registration import Created
 from shared.accounts.users import NewUser
+from shared.connections import Cursor
 from shared.errors import InvalidField, Refused, Unavailable
 from shared.times import now_ms
 
@@ -71,7 +73,7 @@ class ChangePasswordRequest(msgspec.Struct, rename="camel"):
 @get("/api/register/config", status_code=200)
 async def get_register_config(request: AnyRequest) -> Response[bytes]:
     """Whether registration is open, and whether it asks for a card key."""
-    policy = await _policy(site_of(request))
+    policy = await site_of(request).policy.get()
     return reply(
         RegistrationConfig(
             allow_register=policy.allow_register,
@@ -82,37 +84,45 @@ async def get_register_config(request: AnyRequest) -> Response[bytes]:
     )
 
 
-async def _policy(site: Site) -> Policy:
-    return admin_config.policy_of((await site.read(admin_config.read)).config)
-
-
 @post("/api/register", status_code=200)
 async def post_register(request: AnyRequest) -> Response[bytes]:
     """Register: user, points account, card key and invitation together, or nothing of it."""
     site = site_of(request)
-    asked, body = await read_json(request, RegisterRequest)
-    policy = await _policy(site)
+    body = await read_bytes(request)
+    asked = decoded(body, RegisterRequest)
+    policy = await site.policy.get()
     if not policy.allow_register:
         raise Denied("管理员已关闭用户注册功能", 403)
     _check(site, policy, asked)
-    await site.attempts.count_registration(address_of(request))
-    operation = await operation_of(request, None, body)
-    if operation.is_named:
-        # Sent again it logs in: who knows the key could else try passwords on it without end.
-        await site.attempts.begin(asked.username, address_of(request))
-    new = NewUser(
-        username=asked.username,
-        after_former=await prepare_name(site, asked.username),
-        password_hash=await passwords.hashed(asked.password),
-    )
-    created = await _create(request, policy, new, asked, operation)
-    if operation.is_named:
-        new = await _as_registered(site, new, asked.password)
+    operation = operation_of(request, "", body)
+    async with _counted(request, asked.username, operation):
+        new = NewUser(
+            username=asked.username,
+            after_former=await prepare_name(site, asked.username),
+            password_hash=await passwords.hashed(asked.password),
+        )
+        created = await _create(request, policy, new, asked, operation)
+        if operation.is_named:
+            new = await _as_registered(site, new, asked.password)
     # Done. At once, so that a Redis that does not answer is waited for once.
     token, *_ = await asyncio.gather(_first_session(site, new), *_tellings(request, new, operation))
     response = reply(Registered(created.membership))
     log_in(response, site, new.username, "user", token)
     return response
+
+
+@asynccontextmanager
+async def _counted(request: AnyRequest, username: str, operation: Operation) -> AsyncIterator[None]:
+    """Count a registration, and one that may be sent again also as a login, which it then is.
+
+    Who knows the Idempotency-Key of one could else try passwords on it without end.
+    """
+    attempts, address = site_of(request).attempts, address_of(request)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(attempts.registration(address))
+        if operation.is_named:
+            await stack.enter_async_context(attempts.login(username, address))
+        yield
 
 
 async def _as_registered(site: Site, new: NewUser, password: str) -> NewUser:
@@ -147,7 +157,7 @@ def _tellings(
     """What Redis is to know of the new user."""
     site = site_of(request)
     if new.after_former:
-        yield told(tell_standing(site, new.username))
+        yield told(tell_standing(site, new.username, None))
     if operation.is_named:
         yield told(site.attempts.succeeded(new.username, address_of(request)))
 
@@ -206,24 +216,26 @@ async def _create(
 @post("/api/change-password", status_code=200)
 async def post_change_password(request: AnyRequest) -> Response[bytes]:
     """Change one's own password; the user's other sessions end."""
-    member = await member_of(request)
-    asked, body = await read_json(request, ChangePasswordRequest)
+    member, asked, body = await admitted(request, member_of, ChangePasswordRequest)
     if not asked.new_password:
         raise InvalidField("新密码不得为空", "newPassword", "a new password")
     if member.is_owner:
         raise Denied("站长不能通过此接口修改密码", 403)
-    site, name = site_of(request), member.username
-    await site.attempts.count_new_password(name)
-    new_hash = await passwords.hashed(asked.new_password)
-    token = site.gate.token_in(request.scope["headers"])
-    return reply(
-        await made(
-            request,
-            name,
-            body,
-            lambda cursor: logins.change_password(cursor, site.sessions, name, new_hash, but=token),
-        )
-    )
+    site, headers = site_of(request), request.scope["headers"]
+
+    async def change(cursor: Cursor) -> None:
+        # Whoever ends sessions holds this lock: a session that is there now was ended by nobody.
+        await users.lock(cursor, member.username)
+        await check_still(cursor, site, member)
+        await site.gate.visitor_now(headers)
+        token = site.gate.token_in(headers)
+        await logins.change_password(cursor, site.sessions, member.username, new_hash, but=token)
+
+    async with site.attempts.new_password(member.username):
+        new_hash = await passwords.hashed(asked.new_password)
+        done = await made(request, member, body, change)
+    site.gate.forget_user(member.username)
+    return reply(done)
 
 
 ROUTES = (get_register_config, post_register, post_change_password)

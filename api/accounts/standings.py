@@ -31,12 +31,17 @@ async def prepare_name(site: Site, username: str) -> bool:
     return True
 
 
-async def tell_standing(site: Site, username: str) -> None:
+async def tell_standing(site: Site, username: str, changed_to: Reason | None) -> None:
     """Let everybody know whether the login of *username* counts.
 
-    As MySQL has it now, because a repeated request may come long after the change it asks for.
+    As MySQL has it now, because a repeated request may come long after the change it asks for;
+    where MySQL is gone by then as it was *changed_to*, which fronts have to go by meanwhile.
     """
-    reason = await _reason(site, username)
+    site.gate.forget_user(username)
+    try:
+        reason = await _reason(site, username)
+    except Unavailable:
+        reason = changed_to
     if reason is None:
         await told(site.bars.lift(username))
         return

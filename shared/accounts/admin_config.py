@@ -21,6 +21,8 @@ CHANGED = "配置已被其他人修改，请刷新后重试"
 UNUSABLE = "配置格式错误"
 #: Objects and lists within each other that MariaDB takes; MySQL would take more.
 DEPTH_MAX = 31
+#: Who registers brings a key, or is given one.
+MODES = ("operation", "promotion")
 
 _READ = "SELECT config_value, version FROM admin_configs WHERE config_key = 'main_config'"
 _WRITE = """
@@ -82,6 +84,11 @@ async def change(cursor: Cursor, edit: Callable[[Document], None]) -> Document:
     return config
 
 
+async def read_policy(cursor: Cursor) -> Policy:
+    """What the document says of registration."""
+    return policy_of((await read(cursor)).config)
+
+
 def policy_of(config: Document) -> Policy:
     """The rules in *config*; whatever is not there or of another type counts as the default."""
     keys, users = _part(config, "CardKeyConfig"), _part(config, "UserConfig")
@@ -93,6 +100,42 @@ def policy_of(config: Document) -> Policy:
         system_mode="promotion" if keys.get("systemMode") == "promotion" else "operation",
         promotion_key_type=kind if kind in KEY_TYPES else "week",
     )
+
+
+def check(config: Document) -> None:
+    """Raise `InvalidField` where *config* says something of registration that nobody understands.
+
+    Else "no" would leave it open: what is not understood counts as the default.
+    """
+    for section, rules in _RULES.items():
+        part = config.get(section, {})
+        if not isinstance(part, dict):
+            raise InvalidField(UNUSABLE, section, "an object")
+        for name, (is_right, allowed) in rules.items():
+            if name in part and not is_right(part[name]):
+                raise InvalidField(UNUSABLE, f"{section}.{name}", allowed)
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_one_of(*values: str) -> _Rule:
+    return (lambda value: isinstance(value, str) and value in values), ", ".join(values)
+
+
+#: Is a value right, and what would be.
+_Rule = tuple[Callable[[object], bool], str]
+_FLAG: _Rule = (_is_bool, "true or false")
+_RULES: dict[str, dict[str, _Rule]] = {
+    "UserConfig": {"AllowRegister": _FLAG},
+    "CardKeyConfig": {
+        "enabled": _FLAG,
+        "requireCardKeyOnRegister": _FLAG,
+        "systemMode": _is_one_of(*MODES),
+        "promotionCardKeyType": _is_one_of(*KEY_TYPES),
+    },
+}
 
 
 def without_users(config: Document) -> Document:

@@ -102,11 +102,14 @@ class Ledger:
         for another request, `Busy`, or `StoreDown` when it is not known to be done in
         `TIMEOUT_S`: the same request with the same key tells.
         """
+        done: list[T] = []
         try:
             async with asyncio.timeout(TIMEOUT_S), self.locks.hold(*locks):
-                return await self._persist(operation, work, result)
+                done.append(await self._persist(operation, work, result))
         except TimeoutError as error:
-            raise StoreDown(f"MySQL: not done in {TIMEOUT_S:g} s") from error
+            if not done:  # else only giving the locks back took too long
+                raise StoreDown(f"MySQL: not done in {TIMEOUT_S:g} s") from error
+        return done[0]
 
     async def _persist(
         self, operation: Operation, work: Callable[[Cursor], Awaitable[T]], result: type[T]

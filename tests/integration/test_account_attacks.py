@@ -330,11 +330,11 @@ async def test_a_registration_sent_again_is_no_way_to_try_passwords(migrated: Se
         assert 200 == (await site.stranger.post("/api/register", body, idempotency_key="k"))[0]
         assert 200 == (await site.stranger.post("/api/register", body, idempotency_key="k"))[0]
         wrong = {**body, "password": "another", "confirmPassword": "another"}
-        guesses = [wrong] * 29 + [body]
         thief = Caller(site.front)
         answers = await asyncio.gather(
-            *(thief.post("/api/register", guess, idempotency_key="k") for guess in guesses)
+            *(thief.post("/api/register", wrong, idempotency_key="k") for _ in range(30))
         )
+        assert LIMITED == error_of(await thief.post("/api/register", body, idempotency_key="k"))
 
         assert [409] * 10 + [429] * 20 == sorted(status for status, _ in answers)
         assert LIMITED == error_of(await thief.log_in("newbie"))

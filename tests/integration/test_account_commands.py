@@ -57,7 +57,7 @@ async def _verdict(pool: Pool, name: str, password: str) -> bool:
 
 
 def _sessions(settings: Settings, redis: Redis) -> Sessions:
-    return Sessions(redis, Keys(settings.key_prefix))
+    return Sessions.of(redis, settings)
 
 
 @pytest.fixture(name="clean", autouse=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.settings import Settings
-from tests.callers import People, error_of, people
+from tests.callers import People, error_of, everything, people
 
 PATH = "/api/admin/config"
 CHANGED = (409, "配置已被其他人修改，请刷新后重试")
@@ -143,3 +143,33 @@ async def test_sections_of_wrong_types_do_no_harm(site: People) -> None:
         config = {"UserConfig": {"Tags": tags}}
         await site.adm.put(PATH, {"config": config, "version": await version_of(site)})
         assert 200 == (await site.adm.post("/api/admin/user", group))[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"UserConfig": {"AllowRegister": "no"}}, "UserConfig.AllowRegister"),
+        ({"UserConfig": {"AllowRegister": 0}}, "UserConfig.AllowRegister"),
+        ({"UserConfig": {"AllowRegister": None}}, "UserConfig.AllowRegister"),
+        ({"UserConfig": [1]}, "UserConfig"),
+        ({"CardKeyConfig": 5}, "CardKeyConfig"),
+        ({"CardKeyConfig": {"enabled": "false"}}, "CardKeyConfig.enabled"),
+        (
+            {"CardKeyConfig": {"requireCardKeyOnRegister": "yes"}},
+            "CardKeyConfig.requireCardKeyOnRegister",
+        ),
+        ({"CardKeyConfig": {"systemMode": "junk"}}, "CardKeyConfig.systemMode"),
+        ({"CardKeyConfig": {"systemMode": ["promotion"]}}, "CardKeyConfig.systemMode"),
+        ({"CardKeyConfig": {"promotionCardKeyType": "x"}}, "CardKeyConfig.promotionCardKeyType"),
+    ],
+)
+async def test_what_nobody_understands_closes_no_door_and_is_refused(
+    site: People, config: Any, field: str
+) -> None:
+    """It would count as the default, which is open."""
+    before = await everything(site.pool)
+    status, body = await site.adm.put("/api/admin/config", {"config": config, "version": 1})
+
+    assert (400, field) == (status, body["field"])
+    assert body["allowed"]
+    assert before == await everything(site.pool)

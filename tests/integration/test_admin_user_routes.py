@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from api.accounts import standings
 from api.accounts.admin_users import ACTIONS
+from shared.connections import transaction
 from shared.errors import StoreDown
 from shared.settings import Settings
 from tests.callers import (
@@ -420,3 +422,31 @@ async def test_an_admin_without_the_rank_ends_nobodys_sessions(site: People) -> 
         assert await act(site.adm, action, "ada") == DENIED
 
     assert await Caller(site.front, authorization=f"Bearer {body['token']}").is_in()
+
+
+@pytest.mark.parametrize("action", ["ban", "unban", "changePassword", "setShowAdultContent"])
+async def test_what_late_events_left_of_a_deleted_user_is_nobody(site: People, action: str) -> None:
+    """To let that in again would let their cookie in."""
+    await act(site.adm, "deleteUser")
+    async with transaction(site.pool) as cursor:
+        await cursor.execute("INSERT INTO users (username, password_hash) VALUES ('bob', '!')")
+    before = await everything(site.pool)
+
+    assert UNKNOWN == await act(site.adm, action)
+    assert before == await everything(site.pool)
+
+
+async def test_a_ban_is_told_though_mysql_is_gone_by_then(
+    site: People, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is committed: fronts go by Redis now, and who asked is told that it is done."""
+
+    async def gone(*_: Any) -> Any:
+        raise StoreDown("MySQL: away")
+
+    with monkeypatch.context() as without:
+        without.setattr(standings, "_reason", gone)
+        assert await act(site.adm, "ban") == OK
+        assert not await site.bob.is_in()
+        banned = site.front.site.keys.barred("banned")
+        assert {b"bob"} == await redis.smembers(banned)  # type: ignore[misc]

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.accounts.attempts import PASSWORD_CHANGES_MAX, Attempts
-from shared.errors import StoreDown, TooManyAttempts
+from shared.errors import Busy, StoreDown, TooManyAttempts
 from shared.keys import Keys
 from shared.settings import Settings
 from tests.servers import OwnServers
@@ -26,10 +26,16 @@ def _attempts(redis: Redis, migrated: Settings) -> Attempts:
     return Attempts(redis, KEYS, limits)
 
 
+async def begin(attempts: Attempts, username: str, address: str | None) -> None:
+    """A login that fails."""
+    async with attempts.login(username, address):
+        pass
+
+
 async def allowed(attempts: Attempts, username: str, address: str | None) -> bool:
     """May *username* try to log in from there? Counts as a failure if so."""
     try:
-        await attempts.begin(username, address)
+        await begin(attempts, username, address)
     except TooManyAttempts:
         return False
     return True
@@ -64,7 +70,7 @@ async def test_a_refusal_says_in_how_many_seconds_to_come_again(
         await redis.pexpire(name, 600_500)
 
     with pytest.raises(TooManyAttempts, match="尝试次数过多，请稍后再试") as refused:
-        await attempts.begin("ann", HOME)
+        await begin(attempts, "ann", HOME)
 
     assert 601 == refused.value.retry_after_s
 
@@ -73,9 +79,9 @@ async def test_a_window_begins_with_its_first_failure_and_is_not_prolonged(
     attempts: Attempts, redis: Redis
 ) -> None:
     """Neither by another failure nor by a refusal: who goes on guessing is not kept out longer."""
-    await attempts.begin("ann", HOME)
+    await begin(attempts, "ann", HOME)
     begun = await counters(redis)
-    assert 3 == len(begun)
+    assert 4 == len(begun)
     assert all(WINDOW_MS - 60_000 < left <= WINDOW_MS for left in begun.values())
 
     for name in begun:
@@ -112,19 +118,19 @@ async def test_a_login_that_succeeds_forgives_the_users_failures(
 ) -> None:
     """The user has all attempts again."""
     await fail(attempts, 9, "ann", address)
-    await attempts.begin("ann", address)
+    await begin(attempts, "ann", address)
     await attempts.succeeded("ann", address)
 
     assert 10 == await fail(attempts, 50, "ann", address)
 
 
 async def test_logins_that_succeed_use_up_nothing(attempts: Attempts, redis: Redis) -> None:
-    """Any number of them; nor do they leave anything behind."""
+    """Any number of them that a person makes; only that they were is left behind."""
     for _ in range(40):
-        await attempts.begin("ann", HOME)
+        await begin(attempts, "ann", HOME)
         await attempts.succeeded("ann", HOME)
 
-    assert {} == await counters(redis)
+    assert [f"{KEYS.prefix}login_attempts:logins:{HOME}"] == list(await counters(redis))
 
 
 async def test_a_login_of_ones_own_does_not_forgive_guesses_at_others(attempts: Attempts) -> None:
@@ -134,7 +140,7 @@ async def test_a_login_of_ones_own_does_not_forgive_guesses_at_others(attempts: 
     guessed = 20
 
     for _ in range(30):
-        await attempts.begin("eve", HOME)
+        await begin(attempts, "eve", HOME)
         await attempts.succeeded("eve", HOME)
 
     assert 25 - guessed == await fail(attempts, 25, "dan", HOME)
@@ -218,25 +224,35 @@ async def test_without_redis_nobody_guesses(own_servers: OwnServers) -> None:
     """The site says that it is down, instead of checking passwords without a count."""
     async with Redis.from_url(own_servers.redis.url) as redis:
         attempts = Attempts(redis, KEYS, own_servers.settings)
-        await attempts.begin("ann", HOME)
+        await begin(attempts, "ann", HOME)
         own_servers.redis.kill()
 
         with pytest.raises(StoreDown):
-            await attempts.begin("ann", HOME)
+            await begin(attempts, "ann", HOME)
         with pytest.raises(StoreDown):
             await attempts.succeeded("ann", HOME)
+
+
+async def registration_of(attempts: Attempts, address: str | None) -> None:
+    async with attempts.registration(address):
+        pass
+
+
+async def new_password_of(attempts: Attempts, username: str) -> None:
+    async with attempts.new_password(username):
+        pass
 
 
 async def test_registrations_are_counted_by_address(attempts: Attempts, redis: Redis) -> None:
     """Whatever becomes of them; other addresses and logins go on, and none has no limit."""
     limited = replace(attempts, settings=replace(attempts.settings, registrations_per_address=3))
     for _ in range(3):
-        await limited.count_registration(HOME)
+        await registration_of(limited, HOME)
     with pytest.raises(TooManyAttempts):
-        await limited.count_registration(HOME)
-    await limited.count_registration("198.51.100.7")
+        await registration_of(limited, HOME)
+    await registration_of(limited, "198.51.100.7")
     for _ in range(5):
-        await limited.count_registration(None)
+        await registration_of(limited, None)
     assert await allowed(limited, "ann", HOME)
     assert all(0 < left_ms <= WINDOW_MS for left_ms in (await counters(redis)).values())
 
@@ -244,8 +260,33 @@ async def test_registrations_are_counted_by_address(attempts: Attempts, redis: R
 async def test_new_passwords_are_counted_by_user(attempts: Attempts) -> None:
     """However the name is written; logging in is not what they are kept from."""
     for name in ("ann", "ANN") * (PASSWORD_CHANGES_MAX // 2):
-        await attempts.count_new_password(name)
+        await new_password_of(attempts, name)
     with pytest.raises(TooManyAttempts):
-        await attempts.count_new_password("ann")
-    await attempts.count_new_password("bob")
+        await new_password_of(attempts, "ann")
+    await new_password_of(attempts, "bob")
     assert await allowed(attempts, "ann", HOME)
+
+
+async def test_an_attempt_that_no_store_could_serve_was_none(
+    attempts: Attempts, redis: Redis
+) -> None:
+    """Users who try again and again in an outage are not kept out when it is over."""
+    await begin(attempts, "ann", HOME)
+    before = {name: await redis.get(name) for name in await counters(redis)}
+    for _ in range(30):
+        with pytest.raises(StoreDown):
+            async with attempts.login("ann", HOME):
+                raise StoreDown("MySQL: away")
+        with pytest.raises(Busy):
+            async with attempts.registration(CAFE), attempts.new_password("ann"):
+                raise Busy("too many hashes")
+    assert before == {name: await redis.get(name) for name in await counters(redis)}
+
+
+async def test_logins_that_succeed_have_a_limit_too(attempts: Attempts) -> None:
+    """Of an address: each costs a hash, and who has an account could keep others waiting."""
+    for number in range(250):
+        await begin(attempts, f"user{number}", HOME)
+        await attempts.succeeded(f"user{number}", HOME)
+    assert not await allowed(attempts, "ann", HOME)
+    assert await allowed(attempts, "ann", CAFE)

@@ -36,3 +36,23 @@ async def test_what_is_no_json_object_is_refused(migrated: Settings) -> None:
     for given in (b"{", b"[]", b"\xff"):
         refused = await moonwake(migrated, "config", "set", "-", "--version", "1", given=given)
         assert 2 == refused.exit_code
+
+
+async def test_what_show_prints_can_be_given_back(migrated: Settings) -> None:
+    """As it is: else the whole of it would be a document that says nothing of registration."""
+    await moonwake(migrated, "config", "set", "-", "--version", "1", given=CLOSED)
+    shown = (await moonwake(migrated, "config", "show")).output.encode()
+
+    assert (
+        0
+        == (await moonwake(migrated, "config", "set", "-", "--version", "2", given=shown)).exit_code
+    )
+    again = orjson.loads((await moonwake(migrated, "config", "show")).output)
+    assert {"version": 3, "config": {"UserConfig": {"AllowRegister": False}}} == again
+
+
+async def test_what_nobody_understands_is_refused_by_its_name(migrated: Settings) -> None:
+    given = b'{"UserConfig":{"AllowRegister":"no"}}'
+    refused = await moonwake(migrated, "config", "set", "-", "--version", "1", given=given)
+
+    assert (2, True) == (refused.exit_code, "UserConfig.AllowRegister" in refused.stderr)

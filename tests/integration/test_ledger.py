@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from shared.accounts import points, users
 from shared.accounts.card_keys import USED
 from shared.accounts.ledger import KEY_REUSED, Operation
 from shared.connections import Cursor, transaction
-from shared.errors import Conflict, DataRefused, Refused, StoreDown
+from shared.errors import Conflict, DataRefused, Refused, StoreDown, Transient
 from shared.settings import Settings
 from tests.account_site import NOW_MS, AccountSite, account_site, at_once, outcome
 from tests.faults.mysql_wire import CommitKiller, CommitLoss, packets
@@ -399,3 +400,36 @@ async def assert_only_the_first_is_bound(site: AccountSite, key: str) -> None:
     bound = [await site.bind("ann", key, operation=named()) for _ in range(3)]
     assert [bound[0]] * 3 == bound
     assert ([(2,)], 2) == (await rows(site.pool, used), await operations(site))
+
+
+async def test_a_change_that_is_made_is_told_though_its_locks_are_given_back_too_late(
+    site: AccountSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal then would make who has no key ask for it again, and have it twice."""
+
+    class Slow:
+        @asynccontextmanager
+        async def hold(self, *_names: str) -> AsyncIterator[None]:
+            yield
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(ledger_module, "TIMEOUT_S", 1.0)
+    slow: Any = Slow()
+    await replace(site, ledger=replace(site.ledger, locks=slow)).adjust("ann", 5)
+    assert 5 == await balance(site)
+
+
+async def test_a_time_out_that_an_attempt_swallows_ends_the_change_all_the_same(
+    site: AccountSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As connecting may: the error of that moment comes, and the cancellation is forgotten."""
+    monkeypatch.setattr(ledger_module, "TIMEOUT_S", 0.2)
+
+    async def work(_cursor: Cursor) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise Transient("refused") from None
+
+    with pytest.raises(StoreDown):
+        await asyncio.wait_for(site.run(work), 60)

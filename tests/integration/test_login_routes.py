@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from shared.accounts import barred, logins, passwords
 from shared.connections import transaction
 from shared.settings import Settings
+from shared.times import now_ms
 from tests.callers import (
     PASSWORD,
     Caller,
@@ -24,6 +25,7 @@ from tests.callers import (
     people,
     query,
 )
+from tests.fronts import front
 from tests.waiting import until
 
 SALT = "00112233445566778899aabbccddeeff"
@@ -301,3 +303,36 @@ async def test_a_login_sent_again_binds_its_key_once_and_another_is_refused(site
     assert (409, "Idempotency-Key 已用于另一个请求") == error_of(
         await site.stranger.post("/api/login", reused, idempotency_key="k")
     )
+
+
+async def test_an_owners_session_ends_with_the_password_it_rests_on(site: People) -> None:
+    """PASSWORD of the environment; nor does a user's session become the owner's."""
+    owner, password = site.front.settings.username, site.front.settings.password
+    tokens = {}
+    for name, given in ((owner, password), ("cat", PASSWORD)):
+        _, body = await site.stranger.log_in(name, given, bearer=True)
+        tokens[name] = {"authorization": f"Bearer {body['token']}"}
+        assert await Caller(site.front, **tokens[name]).is_in()
+    changed = replace(site.front.settings, password="another")
+    async with front(changed) as other:
+        assert not await Caller(other, **tokens[owner]).is_in()
+        assert await Caller(other, **tokens["cat"]).is_in()
+    renamed = replace(site.front.settings, username="cat")
+    async with front(renamed) as other:
+        assert not await Caller(other, **tokens["cat"]).is_in()
+        assert not await Caller(other, **tokens[owner]).is_in()
+
+
+async def test_a_session_that_a_front_with_another_clock_took_for_ended_is_ended_too(
+    site: People, redis: Redis
+) -> None:
+    """Its time in the list is a front's, its life is Redis': who is on no list lives on."""
+    sessions = site.front.site.sessions
+    tokens = [await sessions.begin("cat")]
+    index = site.front.site.keys.sessions("cat")
+    [(member, _)] = await redis.zrange(index, 0, -1, withscores=True)
+    await redis.zadd(index, {member: now_ms() - 60_000})
+    tokens.append(await sessions.begin("cat"))
+
+    assert 2 == await sessions.end_all("cat")
+    assert [None, None] == [await sessions.username_of(token) for token in tokens]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from shared.accounts import admin_config
 from shared.accounts.attempts import Attempts
 from shared.accounts.sessions import Sessions
 from shared.accounts.users import NO_PASSWORD
@@ -332,6 +334,31 @@ async def test_registrations_and_new_passwords_have_limits(migrated: Settings) -
         told = [await site.ann.post("/api/change-password", change) for _ in range(11)]
         assert [(200, {"ok": True})] * 10 == told[:10]
         assert (429, "尝试次数过多，请稍后再试") == error_of(told[10])
+
+
+async def test_many_who_ask_are_one_reading_of_the_document(
+    site: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold megabytes, and anybody may ask; what this front changes counts at once."""
+    read, reads = admin_config.read, 0
+
+    async def counted(cursor: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await read(cursor)
+
+    monkeypatch.setattr(admin_config, "read", counted)
+    path = "/api/register/config"
+    answers = await asyncio.gather(*(site.stranger.get(path) for _ in range(50)))
+    assert [(200, True)] * 50 == [(status, body["allowRegister"]) for status, body in answers]
+    assert 1 == reads
+    _, stored = await site.adm.get("/api/admin/config")
+    closed = {"config": {"UserConfig": {"AllowRegister": False}}, "version": stored["version"]}
+    assert 200 == (await site.adm.put("/api/admin/config", closed))[0]
+    assert not (await site.stranger.get(path))[1]["allowRegister"]
+    mode = {"systemMode": "promotion"}
+    assert 200 == (await site.adm.post("/api/admin/cardkey/system-mode", mode))[0]
+    assert "promotion" == (await site.stranger.get(path))[1]["systemMode"]
 
 
 async def test_registering_a_banned_users_name_harms_them_in_nothing(
