@@ -7,6 +7,7 @@ command warns, and says what goes on meanwhile.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -103,12 +104,14 @@ async def made(deps: Deps, locks: Sequence[str], work: Callable[[Cursor], Awaita
 
 async def told(*tellings: Awaitable[object]) -> bool:
     """Let Redis know of what is done: all of *tellings*, or a warning."""
+    # At once: a Redis that does not answer is waited for once.
+    ended = await asyncio.gather(*tellings, return_exceptions=True)
     faults: list[str] = []
-    for telling in tellings:
-        try:
-            await telling
-        except Unavailable as error:
-            faults.append(str(error))
+    for end in ended:
+        if isinstance(end, Unavailable):
+            faults.append(str(end))
+        elif isinstance(end, BaseException):
+            raise end
     if faults:
         typer.echo(
             f"moonwake: it is done, but Redis was not told ({faults[0]}); web processes see it in"

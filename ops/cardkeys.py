@@ -47,8 +47,8 @@ def generate(
 ) -> None:
     """Make new card keys. Their days count from now, bound or not.
 
-    Exit codes: 0 done, 1 the file cannot be written, 2 a setting is wrong
-    or MySQL cannot be used.
+    Exit codes: 0 done, 2 the file cannot be written, a setting is wrong or MySQL
+    cannot be used.
     """
     if csv is not None and as_json:
         raise typer.BadParameter("--csv or --json, not both")

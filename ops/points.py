@@ -44,9 +44,11 @@ def show(name: Name, as_json: AsJson = False) -> None:
     elif account is None:
         typer.echo(f"{name} has no points account yet")
     else:
+        adjusted = account.balance - account.total_earned + account.total_redeemed
         typer.echo(
             f"{name} has {account.balance:,} points"
-            f" (earned {account.total_earned:,}, redeemed {account.total_redeemed:,})"
+            f" (earned {account.total_earned:,}, redeemed {account.total_redeemed:,},"
+            f" adjusted {adjusted:+,})"
         )
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ops.letter_view import printable
-from shared.accounts import card_keys, memberships, points, users
+from shared.accounts import barred, card_keys, memberships, points, users
 from shared.accounts.card_keys import HeldKey
 from shared.accounts.memberships import Membership
 from shared.accounts.points import Account
@@ -37,7 +37,8 @@ async def look_up(deps: Deps, username: str) -> Portrait:
     async with reading(deps.pool) as cursor:
         user = await users.find(cursor, username)
         if user is None:
-            raise NotFound(users.UNKNOWN)
+            was_deleted = await barred.reason_of(cursor, username) == "deleted"
+            raise NotFound("the user was deleted" if was_deleted else users.UNKNOWN)
         return Portrait(
             user,
             await points.read_account(cursor, username),
@@ -72,7 +73,7 @@ def portrait(found: Portrait) -> str:
         "user": user.username,
         "role": user.role + (", banned" if user.banned else ""),
         "since": f"{iso(user.created_at)}",
-        "logs in by": ", ".join(_logins(user)) or "LunaTV's cookie alone",
+        "logs in by": ", ".join(_logins(user)) or _without_login(user),
     }
     if user.tags:
         lines["tags"] = ", ".join(user.tags)
@@ -98,6 +99,10 @@ def _counted(held: Sequence[HeldKey]) -> str:
 def _logins(user: StoredUser) -> list[str]:
     logins = [] if user.password_hash == NO_PASSWORD else ["password"]
     return logins if user.oidc_sub is None else [*logins, f"login provider ({user.oidc_sub})"]
+
+
+def _without_login(user: StoredUser) -> str:
+    return "PASSWORD of the environment" if user.role == "owner" else "LunaTV's cookie alone"
 
 
 def as_object(user: User) -> dict[str, Any]:

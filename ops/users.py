@@ -71,7 +71,7 @@ def add(
     role: Annotated[_Given, typer.Option(help="What they may do.")] = "user",
     password_stdin: _Stdin = False,
     reuse_name: Annotated[
-        bool, typer.Option("--reuse-name", help="Also the name of a deleted user: see below.")
+        bool, typer.Option("--reuse-name", help="Also the name of a deleted user: see above.")
     ] = False,
 ) -> None:
     """Create a user; the password is asked for, or comes from standard input.
@@ -83,12 +83,13 @@ def add(
     (ACCEPT_LUNATV_COOKIE): whoever kept that user's cookie would be the new one.
     With --reuse-name it is taken; only after PASSWORD was changed is that safe.
 
-    Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
+    Exit codes: 0 done, 1 refused, 2 a setting is wrong, or MySQL cannot be used,
+    or with --reuse-name Redis.
     """
     password = _password(name, from_stdin=password_stdin)
 
-    async def work(deps: Deps) -> None:
-        _check_new_name(deps, name)
+    async def work(deps: Deps) -> bool:
+        await _check_new_name(deps, name)
         new = NewUser(
             username=name,
             password_hash=await passwords.hashed(password),
@@ -104,9 +105,10 @@ def add(
         )
         if new.after_former:
             await told(accounts.bars_of(deps).lift(name))
+        return new.after_former
 
-    accounts.run(work)
-    typer.echo(f"{name} is there now, as {role}")
+    reused = accounts.run(work)
+    typer.echo(f"{name} is there now, as {role}" + (", in seconds everywhere" if reused else ""))
 
 
 @users_app.command()
@@ -201,18 +203,26 @@ async def _prepare_name(deps: Deps, name: str, *, reuse: bool) -> bool:
             return False
     if deps.settings.accept_lunatv_cookie and not reuse:
         fail(
-            f"{name} was deleted, and whoever kept their LunaTV cookie would be the new user: take"
-            " another name, or see --reuse-name in moonwake users add --help"
+            f"{name} was deleted, and whoever kept their LunaTV cookie would be the new user"
+            " (ACCEPT_LUNATV_COOKIE is true here): take another name, or see --reuse-name in"
+            " moonwake users add --help"
         )
     await accounts.sessions_of(deps).end_all(name)
     await accounts.clear_played(deps, name)
     return True
 
 
-def _check_new_name(deps: Deps, name: str) -> None:
+async def _check_new_name(deps: Deps, name: str) -> None:
     users.check_new_name(name)
     if name.lower() == deps.settings.username.lower():
         fail(f"{name} is the site's owner, who logs in with PASSWORD of the environment")
+    async with reading(deps.pool) as cursor:
+        found = await users.find(cursor, name)
+    if found is not None and found.password_hash == users.NO_PASSWORD:
+        fail(
+            f"{name} is there already, without a password: moonwake users reset-password {name}"
+            f" gives one, moonwake users role {name} admin the role"
+        )
 
 
 # --- what they may ------------------------------------------------------------

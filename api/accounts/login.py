@@ -14,7 +14,7 @@ import structlog
 from litestar import Response, post
 
 from api.accounts.replies import Ok, log_in, log_out, reply
-from api.bodies import decoded, operation_of, read_bytes
+from api.bodies import MALFORMED, decoded, operation_of, read_bytes
 from api.clients import address_of
 from api.described import Described, Query
 from api.errors import Denied
@@ -206,7 +206,10 @@ async def end_session(request: AnyRequest) -> None:
 @post("/api/logout", status_code=200)
 async def post_logout(request: AnyRequest) -> Response[bytes]:
     """Log out here, or with `everywhere=true` end all sessions of the user."""
-    if request.query_params.get("everywhere") == "true":
+    everywhere = request.query_params.get("everywhere", "false")
+    if everywhere not in ("true", "false"):
+        raise InvalidField(MALFORMED, "everywhere", "true, false")
+    if everywhere == "true":
         member = await member_of(request)
         await site_of(request).sessions.end_all(member.username)
         site_of(request).gate.forget_user(member.username)
@@ -220,12 +223,12 @@ ROUTES = (post_login, post_logout)
 _TAG = "login"
 DESCRIBED = {
     ("/api/login", "post"): Described(
-        _TAG, LoggedIn, LoginRequest, errors=(400, 401, 409, 413, 429, 503)
+        _TAG, LoggedIn, LoginRequest, errors=(400, 401, 409, 413, 429, 503), once=True
     ),
     ("/api/logout", "post"): Described(
         _TAG,
         Ok,
-        errors=(401, 503),
+        errors=(400, 401, 503),
         queries=(Query("everywhere", "true: end all sessions of the user.", "boolean"),),
     ),
 }

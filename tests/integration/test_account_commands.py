@@ -559,7 +559,7 @@ async def test_points_are_given_and_taken_with_a_reason(migrated: Settings) -> N
         taken.output,
     ]
     shown = await moonwake(migrated, "points", "show", "ann")
-    assert "ann has 1,480 points (earned 0, redeemed 0)\n" == shown.output
+    assert "ann has 1,480 points (earned 0, redeemed 0, adjusted +1,480)\n" == shown.output
     found = await _json(migrated, "points", "history", "ann")
     assert [(-20, "oops", "ben"), (1500, "生日快乐", OWNER)] == [
         (each["amount"], each["reason"], each["admin_username"]) for each in found["records"]
@@ -632,3 +632,24 @@ async def test_a_server_that_does_not_answer_ends_the_command_with_2(
     done = await moonwake(replace(migrated, mysql_port=1), *arguments)
 
     assert (2, True) == (done.exit_code, "MySQL" in done.output)
+
+
+async def test_who_only_played_is_not_added_but_given_a_password(
+    migrated: Settings, pool: Pool
+) -> None:
+    """Whoever types it is told how."""
+    await _play_only(pool, "ann")
+    refused = await moonwake(
+        migrated, "users", "add", "ann", "--password-stdin", given=b"password\n"
+    )
+
+    assert (1, True) == (refused.exit_code, "reset-password ann" in refused.stderr)
+
+
+async def test_a_deleted_user_is_shown_as_one(migrated: Settings) -> None:
+    """Their name cannot be added, so there is something to know of it."""
+    await _add(migrated, "ann")
+    await moonwake(migrated, "users", "delete", "ann", "--yes")
+    shown = await moonwake(migrated, "users", "show", "ann")
+
+    assert (1, True) == (shown.exit_code, "was deleted" in shown.stderr)

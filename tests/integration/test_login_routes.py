@@ -336,3 +336,10 @@ async def test_a_session_that_a_front_with_another_clock_took_for_ended_is_ended
 
     assert 2 == await sessions.end_all("cat")
     assert [None, None] == [await sessions.username_of(token) for token in tokens]
+
+
+async def test_what_everywhere_means_is_true_or_false(site: People) -> None:
+    """Who asks to be logged out everywhere and is understood otherwise stays logged in there."""
+    status, body = await site.ann.post("/api/logout?everywhere=1")
+    assert (400, "everywhere") == (status, body["field"])
+    assert (200, {"ok": True}) == await site.ann.post("/api/logout?everywhere=false")
