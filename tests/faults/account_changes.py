@@ -194,66 +194,57 @@ async def adjust(pool: Pool, settings: Settings) -> Change:
     )
 
 
+def _managed(
+    kind: str,
+    settings: Settings,
+    body: dict[str, str],
+    query: str,
+    *,
+    before: tuple[int, ...],
+    done: tuple[int, ...],
+) -> Change:
+    """What the owner does to the user who is the target in *body*."""
+    headers = _headers(settings, settings.username)
+    return Change(kind, "POST", "/api/admin/user", body, headers, query, done, before)
+
+
+def _standing_of(name: str) -> str:
+    return (
+        f"SELECT (SELECT banned FROM users WHERE username = '{name}'),"
+        f" (SELECT COUNT(*) FROM barred_users WHERE username = '{name}')"
+    )
+
+
 async def ban(pool: Pool, settings: Settings) -> Change:
     name = await _user(pool)
-    return Change(
-        "ban",
-        "POST",
-        "/api/admin/user",
-        {"action": "ban", "targetUsername": name},
-        _headers(settings, settings.username),
-        f"SELECT (SELECT banned FROM users WHERE username = '{name}'),"
-        f" (SELECT COUNT(*) FROM barred_users WHERE username = '{name}')",
-        done=(1, 1),
-        before=(0, 0),
-    )
-
-
-async def delete_user(pool: Pool, settings: Settings) -> Change:
-    name = await _user(pool, POINTS)
-    return Change(
-        "delete",
-        "POST",
-        "/api/admin/user",
-        {"action": "deleteUser", "targetUsername": name},
-        _headers(settings, settings.username),
-        f"SELECT (SELECT COUNT(*) FROM users WHERE username = '{name}'),"
-        f" (SELECT COUNT(*) FROM points_records WHERE username = '{name}'),"
-        f" (SELECT COUNT(*) FROM barred_users WHERE username = '{name}')",
-        done=(0, 0, 1),
-        before=(1, 1, 0),
-    )
+    body = {"action": "ban", "targetUsername": name}
+    return _managed("ban", settings, body, _standing_of(name), before=(0, 0), done=(1, 1))
 
 
 async def unban(pool: Pool, settings: Settings) -> Change:
     name = await _user(pool)
     async with transaction(pool) as cursor:
         await users.set_banned(cursor, name, banned=True)
-    return Change(
-        "unban",
-        "POST",
-        "/api/admin/user",
-        {"action": "unban", "targetUsername": name},
-        _headers(settings, settings.username),
-        f"SELECT (SELECT banned FROM users WHERE username = '{name}'),"
-        f" (SELECT COUNT(*) FROM barred_users WHERE username = '{name}')",
-        done=(0, 0),
-        before=(1, 1),
-    )
+    body = {"action": "unban", "targetUsername": name}
+    return _managed("unban", settings, body, _standing_of(name), before=(1, 1), done=(0, 0))
 
 
 async def new_password(pool: Pool, settings: Settings) -> Change:
     name = await _user(pool)
-    return Change(
-        "new password",
-        "POST",
-        "/api/admin/user",
-        {"action": "changePassword", "targetUsername": name, "targetPassword": "password"},
-        _headers(settings, settings.username),
-        f"SELECT password_hash <> REPEAT('0', 64) FROM users WHERE username = '{name}'",
-        done=(1,),
-        before=(0,),
+    body = {"action": "changePassword", "targetUsername": name, "targetPassword": "password"}
+    query = f"SELECT password_hash <> REPEAT('0', 64) FROM users WHERE username = '{name}'"
+    return _managed("new password", settings, body, query, before=(0,), done=(1,))
+
+
+async def delete_user(pool: Pool, settings: Settings) -> Change:
+    name = await _user(pool, POINTS)
+    body = {"action": "deleteUser", "targetUsername": name}
+    query = (
+        f"SELECT (SELECT COUNT(*) FROM users WHERE username = '{name}'),"
+        f" (SELECT COUNT(*) FROM points_records WHERE username = '{name}'),"
+        f" (SELECT COUNT(*) FROM barred_users WHERE username = '{name}')"
     )
+    return _managed("delete", settings, body, query, before=(1, 1, 0), done=(0, 0, 1))
 
 
 async def make_keys(pool: Pool, settings: Settings) -> Change:
