@@ -24,7 +24,7 @@ check: setup ## the checks alone: ruff, formatting, types, import direction
 	$(bin)/lint-imports
 
 test-mysql: setup ## the integration tests on real MySQL, installed below .servers/
-	sh ops/mysql.sh $(bin)/pytest -q -m integration
+	sh ops/mysql.sh $(bin)/pytest -q -n 2 --dist worksteal -m integration
 
 SEED ?= 1
 SCHEDULES ?= 10000

@@ -67,7 +67,7 @@ async def test_redis_holds_no_token(site: People, redis: Redis) -> None:
     names = await redis.keys("*")
     values = [await redis.get(key) for key in await session_keys(site, redis)]
 
-    assert [b"cat"] == values
+    assert [b"- cat"] == values  # no mark: she is not the owner
     assert not any(token.encode() in name for name in names)
     session_id = (await session_keys(site, redis))[0].decode().rpartition(":")[2]
     assert not await Caller(site.front, cookie=f"{COOKIE}={session_id}").is_in()
