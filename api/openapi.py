@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import version
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from api.accounts import (
     points,
     registration,
 )
+from api.bodies import NEEDED
 from api.described import Described, Query
 from api.errors import ErrorBody
 
@@ -91,8 +93,20 @@ def document() -> bytes:
     schema_of = dict(zip(map(repr, known), shown, strict=True))
     for (path, method), described in _DESCRIBED.items():
         _describe(fields["paths"][path][method], described, schema_of)
-    fields["components"] = {"schemas": schemas, "securitySchemes": _SCHEMES}
+    shown_schemas = {name: _shown(schema) for name, schema in schemas.items()}
+    fields["components"] = {"schemas": shown_schemas, "securitySchemes": _SCHEMES}
     return orjson.dumps(fields)
+
+
+def _shown(schema: dict[str, Any]) -> dict[str, Any]:
+    """*schema* for readers: its text without the code's margin, what is needed as required."""
+    if "description" in schema:
+        schema["description"] = cleandoc(schema["description"])
+    for name, field in schema["properties"].items():
+        if field.pop(NEEDED, False):
+            del field["default"]
+            schema["required"].append(name)
+    return schema
 
 
 def _describe(shown: dict[str, Any], known: Described, schema_of: dict[str, Any]) -> None:

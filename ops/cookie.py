@@ -17,6 +17,7 @@ def cookie(user: Annotated[str, typer.Argument(help="Whose cookie: any name.")])
     """Print a Cookie header signed with PASSWORD, or with the local stack's password.
 
     Use it as in: curl -H "$(moonwake cookie alice)" ...
+    With ACCEPT_LUNATV_COOKIE=false it is no login: POST /api/login gives one.
     """
     known = environment.merge(os.environ, environment.load(environment.RUN))
     if not (password := known.get("PASSWORD")):

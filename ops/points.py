@@ -13,11 +13,10 @@ from rich.text import Text
 from ops import accounts, user_view
 from ops.accounts import AsJson, Name, Page, changed
 from ops.letter_view import printable
-from shared.accounts import points, users
+from shared.accounts import points
 from shared.accounts.ledger import user_lock
 from shared.accounts.points import AMOUNT_MAX, REASON_MAX, Account, Cause, PointsRecord
 from shared.connections import Cursor, reading
-from shared.errors import NotFound
 from shared.times import iso, now_ms
 from worker.deps import Deps
 
@@ -35,7 +34,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
 
     async def work(deps: Deps) -> Account | None:
         async with reading(deps.pool) as cursor:
-            await _check_known(cursor, name)
+            await user_view.known(cursor, deps.settings, name)
             return await points.read_account(cursor, name)
 
     account = accounts.run(work)
@@ -82,7 +81,7 @@ def adjust(
 
         async def adjusted(cursor: Cursor) -> int:
             if admin is not None and admin != deps.settings.username:
-                await _check_known(cursor, admin)
+                await user_view.known(cursor, deps.settings, admin)
             await points.adjust(cursor, name, amount, cause, now)
             return (await points.lock_account(cursor, name)).balance
 
@@ -104,7 +103,7 @@ def history(name: Name, page: Page = 1, as_json: AsJson = False) -> None:
 
     async def work(deps: Deps) -> tuple[list[PointsRecord], int]:
         async with reading(deps.pool) as cursor:
-            await _check_known(cursor, name)
+            await user_view.known(cursor, deps.settings, name)
             return await points.history(cursor, name, page, accounts.PAGE_SIZE)
 
     records, total = accounts.run(work)
@@ -113,11 +112,6 @@ def history(name: Name, page: Page = 1, as_json: AsJson = False) -> None:
         accounts.print_json({"count": total, "page": page, "records": shown})
         return
     accounts.print_page(records, total, page, "changes", _table)
-
-
-async def _check_known(cursor: Cursor, name: str) -> None:
-    if await users.find(cursor, name) is None:
-        raise NotFound(users.UNKNOWN)
 
 
 def _table(records: Sequence[PointsRecord]) -> Table:

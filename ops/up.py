@@ -136,7 +136,10 @@ def _tell(stack: Stack) -> None:
     _say(f"owner:          {settings.username}  ({password})")
     _say(f"logs:           {stack.logs}/")
     _say("\nA record going in:\n")
-    _say(_curl(url, sign(settings.username, "owner", settings.password, now_ms())))
+    if settings.accept_lunatv_cookie:
+        _say(_curl(url, sign(settings.username, "owner", settings.password, now_ms())))
+    else:  # a session is needed, and PASSWORD is not for a terminal
+        _say(f"{url}/docs: POST /api/login there, then POST /api/playrecords")
     _say("\nand, a moment later, coming out of MySQL:\n")
     client = Path(find("mariadb", "mysql") or "mariadb").name
     _say(f"{client} --defaults-file={shlex.quote(str(stack.run / 'client.cnf'))} -e '{QUERY}'")

@@ -16,8 +16,9 @@ from shared.accounts.card_keys import HeldKey
 from shared.accounts.memberships import Membership
 from shared.accounts.points import Account
 from shared.accounts.users import NO_PASSWORD, StoredUser, User
-from shared.connections import reading
+from shared.connections import Cursor, reading
 from shared.errors import NotFound
+from shared.settings import Settings
 from shared.times import iso, now_ms
 from worker.deps import Deps
 
@@ -35,16 +36,24 @@ class Portrait:
 async def look_up(deps: Deps, username: str) -> Portrait:
     """All that MySQL knows of *username*. Raises `NotFound`."""
     async with reading(deps.pool) as cursor:
-        user = await users.find(cursor, username)
-        if user is None:
-            was_deleted = await barred.reason_of(cursor, username) == "deleted"
-            raise NotFound("the user was deleted" if was_deleted else users.UNKNOWN)
         return Portrait(
-            user,
+            await known(cursor, deps.settings, username),
             await points.read_account(cursor, username),
             await memberships.read(cursor, username, now_ms()),
             await card_keys.held_by(cursor, username),
         )
+
+
+async def known(cursor: Cursor, settings: Settings, username: str) -> StoredUser:
+    """The user of this name. Raises `NotFound`, which says why there is none."""
+    user = await users.find(cursor, username)
+    if user is not None:
+        return user
+    if await barred.reason_of(cursor, username) == "deleted":
+        raise NotFound("the user was deleted")
+    if username == settings.username:
+        raise NotFound("the site's owner has not been here yet: their first login makes the user")
+    raise NotFound(users.UNKNOWN)
 
 
 def table(found: Sequence[User]) -> Table:

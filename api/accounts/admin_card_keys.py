@@ -9,7 +9,7 @@ from litestar import Response, delete, get, post
 
 from api.accounts.changes import changed, made
 from api.accounts.replies import Ok, reply
-from api.bodies import MALFORMED, one_of, page_of
+from api.bodies import MALFORMED, Needed, one_of, page_of
 from api.described import PAGES, Described, Query
 from api.errors import NO_STORE, Answer, response_of
 from api.members import admin_of, admitted
@@ -39,7 +39,7 @@ class CardKeys(msgspec.Struct, rename="camel"):
 class CardKeyRequest(msgspec.Struct):
     """`create` makes *count* keys of *type*, `cleanup` removes those that ran out unbound."""
 
-    action: Annotated[str, one_of(_ACTIONS)] = ""
+    action: Needed[Annotated[str, one_of(_ACTIONS)]] = ""
     type: Annotated[str, one_of(KEY_TYPES)] = ""
     count: int = 1
 
@@ -91,7 +91,9 @@ async def export_card_keys(request: AnyRequest) -> Response[bytes]:
     keys, _ = await _listed(request)
     name = (b"content-disposition", b'attachment; filename="cardkeys.csv"')
     kind = b"text/csv; charset=utf-8"
-    return response_of(Answer(200, csv_text(keys).encode(), kind, [NO_STORE, name]))
+    # With a byte order mark: spreadsheets take a file without one for their own language's.
+    content = csv_text(keys).encode("utf-8-sig")
+    return response_of(Answer(200, content, kind, [NO_STORE, name]))
 
 
 async def _listed(request: AnyRequest) -> tuple[list[CardKey], int]:

@@ -11,7 +11,7 @@ from api.accounts.admin_card_keys import key_type_of
 from api.accounts.changes import changed, made
 from api.accounts.points import History, history_of
 from api.accounts.replies import Ok, reply
-from api.bodies import check_username, one_of, page_of
+from api.bodies import Needed, check_username, one_of, page_of
 from api.described import PAGES, Described, Query
 from api.members import Member, admin_of, admitted
 from api.site import AnyRequest, site_of
@@ -32,16 +32,16 @@ _SIGNS = {"add": 1, "deduct": -1}
 class AdjustRequest(msgspec.Struct):
     """*amount* points, above 0, are given (add) or taken (deduct)."""
 
-    type: Annotated[str, one_of(_SIGNS)] = ""
-    amount: int = 0
-    username: str = ""
-    reason: str = ""
+    type: Needed[Annotated[str, one_of(_SIGNS)]] = ""
+    amount: Needed[int] = 0
+    username: Needed[str] = ""
+    reason: Needed[str] = ""
 
 
 class InvitationConfigRequest(msgspec.Struct, rename="camel"):
     reward_points: int
     redeem_threshold: int
-    card_key_type: Annotated[str, one_of(KEY_TYPES)] = ""
+    card_key_type: Needed[Annotated[str, one_of(KEY_TYPES)]] = ""
 
 
 class InvitationConfigReply(msgspec.Struct):

@@ -16,7 +16,7 @@ from litestar import Response, post
 from api.accounts.changes import made
 from api.accounts.replies import Ok, reply
 from api.accounts.standings import prepare_name, tell_standing
-from api.bodies import MALFORMED, check_username, one_of
+from api.bodies import MALFORMED, Needed, check_username, one_of
 from api.described import Described
 from api.errors import Denied
 from api.members import Member, admin_of, admitted, role_of
@@ -33,9 +33,21 @@ _TAGS_MAX = 50
 
 
 class UserRequest(msgspec.Struct, rename="camel"):
-    """An action, and what it takes."""
+    """
+    An action, and what it takes beside `targetUsername`:
 
-    action: Annotated[str, one_of(ACTIONS)] = ""
+    - `add`: `targetPassword`, and a `userGroup` if the user is to have one
+    - `changePassword`: `targetPassword`
+    - `ban`, `unban`, `setAdmin`, `cancelAdmin`, `deleteUser`: nothing
+    - `updateUserApis`: `enabledApis`, all of them
+    - `updateUserGroups`: `userGroups`, all of them
+    - `batchUpdateUserGroups`: `usernames` instead of `targetUsername`, and `userGroups`
+    - `userGroup`: `groupAction` and `groupName` instead of `targetUsername`, and `enabledApis`
+    - `linkOidc`: `oidcSub`; `setTvboxToken`: `tvboxToken`; null takes it away
+    - `setShowAdultContent`: `showAdultContent`
+    """
+
+    action: Needed[Annotated[str, one_of(ACTIONS)]] = ""
     target_username: str = ""
     target_password: str = ""
     enabled_apis: list[str] = []

@@ -14,7 +14,7 @@ import structlog
 from litestar import Response, post
 
 from api.accounts.replies import Ok, log_in, log_out, reply
-from api.bodies import MALFORMED, decoded, operation_of, read_bytes
+from api.bodies import MALFORMED, Needed, decoded, operation_of, read_bytes
 from api.clients import address_of
 from api.described import Described, Query
 from api.errors import Denied
@@ -39,8 +39,8 @@ OUT_OF_TIME = "卡密已过期，请在设置页面重新绑定新卡密"
 class LoginRequest(msgspec.Struct, rename="camel"):
     """Name and password; a card key extends the membership on the way in."""
 
-    username: str = ""
-    password: str = ""
+    username: Needed[str] = ""
+    password: Needed[str] = ""
     card_key: str | None = None
     #: For clients without cookies: the answer holds the session's token, and sets none.
     bearer: bool = False

@@ -9,7 +9,7 @@ from litestar import Response, get, post
 
 from api.accounts.login import bind
 from api.accounts.replies import reply
-from api.bodies import operation_of
+from api.bodies import Needed, operation_of
 from api.described import Described
 from api.errors import Denied
 from api.members import Member, admitted, for_known, member_of, scope_of, visitor_of
@@ -26,7 +26,7 @@ _SETTINGS_URL = "/settings"
 
 
 class BindRequest(msgspec.Struct, rename="camel"):
-    card_key: str = ""
+    card_key: Needed[str] = ""
 
 
 class MembershipReply(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -16,7 +16,7 @@ from api.accounts.changes import made
 from api.accounts.login import NO_NAME, NO_PASSWORD, WRONG, begin_session
 from api.accounts.replies import Ok, log_in, reply
 from api.accounts.standings import prepare_name, tell_standing, told
-from api.bodies import decoded, operation_of, read_bytes
+from api.bodies import Needed, decoded, operation_of, read_bytes
 from api.clients import address_of
 from api.described import Described
 from api.errors import Denied
@@ -50,9 +50,9 @@ class RegistrationConfig(msgspec.Struct, rename="camel"):
 class RegisterRequest(msgspec.Struct, rename="camel"):
     """A new user; the invitation code is somebody else's."""
 
-    username: str = ""
-    password: str = ""
-    confirm_password: str = ""
+    username: Needed[str] = ""
+    password: Needed[str] = ""
+    confirm_password: Needed[str] = ""
     card_key: str | None = None
     invitation_code: str | None = None
 
@@ -67,7 +67,7 @@ class Registered(msgspec.Struct, rename="camel"):
 
 
 class ChangePasswordRequest(msgspec.Struct, rename="camel"):
-    new_password: str = ""
+    new_password: Needed[str] = ""
 
 
 @get("/api/register/config", status_code=200)

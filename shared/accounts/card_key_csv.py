@@ -15,9 +15,8 @@ _HEADINGS = ("key", "type", "status", "created", "expires", "bound to", "bound",
 
 
 def csv_text(keys: Iterable[CardKey]) -> str:
-    """*keys* with a byte order mark and headings, a row each."""
+    """*keys* below headings, a row each."""
     text = io.StringIO()
-    text.write("\ufeff")
     writer = csv.writer(text)
     writer.writerow(_HEADINGS)
     for key in keys:

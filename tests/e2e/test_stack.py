@@ -146,6 +146,17 @@ def test_given_servers_are_used_and_none_are_started(folder: Path, settings: Set
         assert {} == environment.load(stack.run)
 
 
+def test_no_cookie_is_shown_that_would_be_no_login(folder: Path, settings: Settings) -> None:
+    """ACCEPT_LUNATV_COOKIE=false: what is printed for a first try is a way that works."""
+    refused = plain_environ(USERNAME="admin", ACCEPT_LUNATV_COOKIE="false")
+
+    with running_stack(folder, {**to_environ(settings), **refused}) as stack:
+        assert "user_auth" not in stack.output
+        page, _, way = stack.line("http://").partition(": ")
+        assert "POST /api/login there, then POST /api/playrecords" == way
+        assert "API" in stack.shell(f"curl -sf {page}")
+
+
 def test_a_taken_web_port_is_named_before_anything_starts(folder: Path) -> None:
     """PORT is the operator's choice: it is not quietly replaced by another."""
     with socket.socket() as stranger:

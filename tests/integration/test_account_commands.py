@@ -455,14 +455,14 @@ async def test_keys_are_written_to_a_private_file(migrated: Settings, tmp_path: 
 
     assert (0, True) == (done.exit_code, "2 keys written to" in done.output)
     assert 0o600 == stat.S_IMODE(file.stat().st_mode)
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    lines = file.read_text(encoding="ascii").splitlines()
     assert ["key,type,status,created,expires,bound to,bound,source", 3] == [lines[0], len(lines)]
     for wrong in (str(file), str(tmp_path / "no" / "keys.csv")):
         assert 2 == (await moonwake(migrated, *command, wrong)).exit_code
     assert 2 == (await _json(migrated, "cardkeys", "list"))["count"]
 
     piped = await moonwake(migrated, *command, "-")
-    assert piped.stdout_bytes.startswith("\ufeffkey,".encode())
+    assert piped.stdout_bytes.startswith(b"key,")
 
 
 async def test_a_file_that_fails_after_all_loses_no_key(
@@ -614,6 +614,14 @@ async def test_a_user_without_an_account_is_told_of(migrated: Settings, pool: Po
         account = await points.read_account(cursor, "ann")
     assert account is not None
     assert (5, 16) == (account.balance, len(account.invitation_code))
+
+
+async def test_an_owner_who_never_came_is_told_apart_from_nobody(migrated: Settings) -> None:
+    """Their first login makes the user: until then nothing is wrong, and nothing is there."""
+    for arguments in (("users", "show"), ("points", "show"), ("points", "history")):
+        done = await moonwake(migrated, *arguments, OWNER)
+        assert 1 == done.exit_code
+        assert "the site's owner has not been here yet" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -163,9 +164,10 @@ async def test_the_export_is_a_table_without_formulas(site: People) -> None:
         await enrol(site.pool, name)
         await signed(site.front, name).post("/api/user/cardkey", {"cardKey": key})
     answer = await site.adm.answer("GET", f"{PATH}/export")
-    rows = list(csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff"))))
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
 
     assert (200, "text/csv; charset=utf-8") == (answer.status_code, answer.headers["content-type"])
+    assert answer.content.startswith(codecs.BOM_UTF8)
     assert 'attachment; filename="cardkeys.csv"' == answer.headers["content-disposition"]
     assert "no-store" == answer.headers["cache-control"]
     shown = {row["bound to"] for row in rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -91,6 +92,8 @@ async def test_the_document_s_schemas_are_those_of_the_code_s_structs(
 
     assert {"application/json": content} == post["requestBody"]["content"]
     assert post["requestBody"]["required"]
+    for schema in schemas.values():
+        schema["description"] = inspect.cleandoc(schema["description"])
     assert schemas == {
         name: document["components"]["schemas"][name]
         for name in ("SaveRequest", "PlayRecord", "ErrorBody")
