@@ -19,6 +19,8 @@ from pathlib import Path
 from shared.errors import MoonwakeError
 
 POLL_S = 0.02
+#: For what takes no longer than a thread waits for its turn.
+POLL_FROZEN_S = 0.001
 #: A log longer than this is set aside (NAME.log.1) when its process starts.
 LOG_MAX_BYTES = 16 * 1024 * 1024
 #: Isolated and without site-packages: it starts in some ten milliseconds.
@@ -29,13 +31,13 @@ class ProcessFailed(MoonwakeError):
     """A process did not start or stop; the message says where to look."""
 
 
-def wait_until(met: Callable[[], bool], timeout_s: float) -> bool:
-    """Poll *met* until it is true or *timeout_s* has passed; say which."""
+def wait_until(met: Callable[[], bool], timeout_s: float, poll_s: float = POLL_S) -> bool:
+    """Poll *met* every *poll_s* until it is true or *timeout_s* has passed; say which."""
     deadline = time.monotonic() + timeout_s
     while not met():
         if time.monotonic() > deadline:
             return False
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     return True
 
 
@@ -44,12 +46,22 @@ def started_at(pid: int) -> str | None:
 
     None when there is no such process (a zombie counts as none).
     """
+    fields = _stat_of(Path(f"/proc/{pid}"))
+    return None if fields is None or fields[0] in "ZX" else fields[19]
+
+
+def stands_still(pid: int) -> bool:
+    """Is every thread of process *pid* stopped, or gone?"""
+    threads = (_stat_of(thread) for thread in Path(f"/proc/{pid}/task").glob("*"))
+    return all(fields is None or fields[0] in "TtZX" for fields in threads)
+
+
+def _stat_of(entry: Path) -> list[str] | None:
+    """What /proc says of a process or thread from its state on; None when it is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return (entry / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else fields[19]
 
 
 class PidFile:
@@ -156,8 +168,14 @@ class Process:
         self._forget()
 
     def pause(self) -> None:
-        """Freeze it (SIGSTOP): connections stay open and nothing answers."""
+        """Freeze it (SIGSTOP): connections stay open and nothing answers.
+
+        Returns when it stands still: its threads run on until one of them gets to the signal,
+        which on a busy machine takes long enough to answer once more.
+        """
         self._signal(signal.SIGSTOP)
+        if (pid := self.pid) is not None:
+            wait_until(lambda: stands_still(pid), 60, POLL_FROZEN_S)
 
     def resume(self) -> None:
         """Let a frozen process go on."""

@@ -9,10 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from ops.processes import Process, ProcessFailed, started_at, wait_until
+from ops.processes import Process, ProcessFailed, stands_still, started_at, wait_until
 from ops.supervisor import LONGEST_DELAY_S, WELL_AFTER_S, Supervisor, stop_together
 
 WAITS = "import signal; print('ready', flush=True); signal.pause()"
+#: Eight threads that sleep and wake.
+BUSY = """
+import threading, time
+def work():
+    while True:
+        time.sleep(0.0001)
+for _ in range(8):
+    threading.Thread(target=work, daemon=True).start()
+print("ready", flush=True)
+work()
+"""
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + WAITS
 
 
@@ -178,6 +189,17 @@ def test_stopping_what_does_not_stop_is_an_error(stage: Stage) -> None:
         child.stop(timeout_s=0.1)
 
     assert child.pid is not None
+
+
+def test_a_process_that_was_frozen_does_nothing_more(stage: Stage) -> None:
+    """Not one of its threads finishes what it was about, however busy the machine is."""
+    child = stage.running(BUSY)
+    assert child.pid is not None
+    for _ in range(20):
+        child.pause()
+
+        assert stands_still(child.pid)
+        child.resume()
 
 
 def test_a_frozen_process_can_be_stopped(stage: Stage) -> None:
