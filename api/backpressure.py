@@ -13,10 +13,10 @@ import asyncio
 import structlog
 from redis.asyncio import Redis
 
-from shared.connections import redis_errors, sound
 from shared.errors import Closed, StoreDown
 from shared.keys import Keys
 from shared.published import published_of
+from shared.redis import redis_errors, sound
 from shared.settings import Settings
 from shared.status import lag_of
 from shared.streams import stream_info

@@ -14,9 +14,9 @@ from redis.exceptions import RedisError
 from api.described import Described
 from api.errors import NO_STORE, Answer, response_of
 from api.site import AnyRequest, Site, site_of
-from shared.connections import MySQLError, reading
 from shared.durability import prove
 from shared.errors import AckUnmet, StoreDown, Transient
+from shared.mysql import MySQLError, reading
 
 PROBE_TIMEOUT_S = 2.0
 

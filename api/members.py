@@ -15,8 +15,8 @@ from api.gate import Visitor
 from api.site import AnyRequest, Site, site_of
 from shared.accounts import users
 from shared.accounts.users import Role, StoredUser
-from shared.connections import Cursor
 from shared.errors import NotFound
+from shared.mysql import Cursor
 
 T = TypeVar("T")
 W = TypeVar("W")

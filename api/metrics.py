@@ -20,10 +20,10 @@ from prometheus_client.values import MutexValue, ValueClass
 
 from api.errors import Answer, response_of
 from api.site import STREAM, AnyRequest, Site, site_of
-from shared.connections import MySQLError
 from shared.durability import prove
 from shared.errors import AppendRefused, StoreDown, Transient
 from shared.incidents import CAUSES, CauseTotal, read_incident_totals
+from shared.mysql import MySQLError
 from shared.published import Checkpoint
 from shared.status import ShardStatus, read_committed, read_status
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from shared.connections import Cursor, MySQLError, Pool, reading
 from shared.errors import StoreDown, Transient
+from shared.mysql import Cursor, MySQLError, Pool, reading
 from shared.records import STORED_COLUMNS, stored_view
 
 log = structlog.get_logger()

@@ -22,11 +22,11 @@ from redis.asyncio import Redis
 
 from api.gate import Visitor
 from api.queries import patiently
-from shared.connections import redis_errors, sound
 from shared.errors import StoreDown
 from shared.keys import MARKER_FIELD, Keys, UserKeys
 from shared.overlay import Overlay, merge, read_overlay
 from shared.published import Checkpoint, clear_pending, published_of
+from shared.redis import redis_errors, sound
 from shared.scripts import run_script
 
 log = structlog.get_logger()

@@ -28,9 +28,10 @@ from shared.accounts.ledger import Ledger
 from shared.accounts.locks import Locks
 from shared.accounts.sessions import Sessions
 from shared.appends import AppendConnection
-from shared.connections import Cursor, Pool, open_mysql, open_redis
 from shared.instance import check_ack, check_redis, fix_shard_count
 from shared.keys import Keys
+from shared.mysql import Cursor, Pool, open_mysql
+from shared.redis import open_redis
 from shared.settings import Settings
 from shared.streams import Append
 from shared.witness import Witness

@@ -13,10 +13,11 @@ from bench.servers import Lab, RunFailed
 from bench.workers import running_worker
 from bench.workload import STREAM, append_of, send
 from shared.appends import AppendConnection
-from shared.connections import Pool, open_mysql, open_redis, reading
 from shared.errors import AppendRefused
 from shared.events import encode_save
 from shared.keys import Keys, shard_of
+from shared.mysql import Pool, open_mysql, reading
+from shared.redis import open_redis
 from shared.settings import Settings
 from shared.streams import Append, written_field
 

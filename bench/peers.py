@@ -19,8 +19,9 @@ from api.errors import handle
 from api.gate import Gate
 from shared.accounts.bars import Bars
 from shared.accounts.sessions import Sessions
-from shared.connections import dialect_of, open_mysql, open_redis, reading
 from shared.keys import Keys
+from shared.mysql import dialect_of, open_mysql, reading
+from shared.redis import open_redis
 from shared.settings import from_env
 from worker.sql import upsert_clause
 

@@ -17,8 +17,8 @@ from redis.client import Pipeline
 
 from shared import events
 from shared.appends import AppendConnection
-from shared.connections import open_redis
 from shared.keys import Keys, shard_of
+from shared.redis import open_redis
 from shared.settings import Settings
 from shared.streams import Append, written_field
 

@@ -24,10 +24,10 @@ from shared.accounts.ledger import Ledger, Operation
 from shared.accounts.locks import Locks
 from shared.accounts.sessions import Sessions
 from shared.appends import AppendConnection
-from shared.connections import Cursor
 from shared.errors import InvalidField, Refused, Unavailable
 from shared.events import USER_MAX, check_name
 from shared.keys import CLEAR_FIELD, shard_of
+from shared.mysql import Cursor
 from shared.streams import Append
 from worker.deps import Deps
 from worker.sinks.plays import PlaysSink

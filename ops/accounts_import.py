@@ -34,8 +34,8 @@ from ops.lunatv_source import Progress, shown
 from ops.lunatv_values import INVALID_VALUE
 from shared.accounts import passwords
 from shared.accounts.users import NO_PASSWORD
-from shared.connections import reading, transaction
 from shared.errors import DataRefused, InvalidField, Taken
+from shared.mysql import reading, transaction
 from shared.times import now_ms
 from worker.deps import Deps
 from worker.sinks.folding import days_in

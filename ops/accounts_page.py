@@ -10,7 +10,7 @@ from ops.accounts_books import Books
 from ops.card_plan import PlannedKey
 from ops.lunatv_accounts import Site
 from ops.lunatv_values import IpReward
-from shared.connections import Cursor
+from shared.mysql import Cursor
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from rich.text import Text
 from ops import stores
 from ops.audit_checks import CHECKS, Check
 from ops.letter_view import printable
-from shared.connections import Cursor, Pool, snapshot
+from shared.mysql import Cursor, Pool, snapshot
 from worker.deps import Deps
 
 EXAMPLES_MAX = 20

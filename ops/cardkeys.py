@@ -22,7 +22,7 @@ from shared.accounts import card_keys
 from shared.accounts.card_key_csv import csv_text
 from shared.accounts.card_keys import BATCH_MAX, DAYS, CardKey, Filter, KeyType, Status
 from shared.accounts.ledger import card_lock
-from shared.connections import Cursor, reading
+from shared.mysql import Cursor, reading
 from shared.times import iso, now_ms
 from worker.deps import Deps
 

@@ -17,8 +17,8 @@ from rich.progress import Progress as Bar
 
 from ops.letter_view import printable
 from ops.lunatv_source import Progress
-from shared.connections import open_redis
 from shared.errors import DataRefused, InvalidField, Transient
+from shared.redis import open_redis
 
 T = TypeVar("T")
 

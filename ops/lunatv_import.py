@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from ops.importing import Refusal, by_halves, patiently, refusal_of
 from ops.lunatv import Found, Misplaced, past_record, read_records
 from ops.lunatv_source import Progress, shown
-from shared.connections import redis_errors
 from shared.errors import DataRefused, InvalidField
 from shared.keys import shard_of
+from shared.redis import redis_errors
 from shared.streams import now_ms_of
 from worker.deps import Deps
 from worker.history import Outcome, PastRecord, Plan, plan_history, write_history

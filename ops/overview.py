@@ -10,11 +10,12 @@ from typing import Any, TypeVar, cast
 from redis.asyncio import Redis
 
 from ops.workers import STREAMS, Worker, workers_of
-from shared.connections import MySQLError, Pool, redis_errors
 from shared.errors import Transient
 from shared.incidents import Incidents, read_incidents
 from shared.keys import Keys
+from shared.mysql import MySQLError, Pool
 from shared.published import Checkpoint, published_of
+from shared.redis import redis_errors
 from shared.settings import Settings
 from shared.status import ShardStatus, read_committed, read_status
 from shared.streams import EntryId, entry_id, now_ms_of, read_range, stream_info

@@ -16,7 +16,7 @@ from ops.letter_view import printable
 from shared.accounts import points
 from shared.accounts.ledger import user_lock
 from shared.accounts.points import AMOUNT_MAX, REASON_MAX, Account, Cause, PointsRecord
-from shared.connections import Cursor, reading
+from shared.mysql import Cursor, reading
 from shared.times import iso, now_ms
 from worker.deps import Deps
 

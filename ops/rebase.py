@@ -19,10 +19,11 @@ from redis.exceptions import WatchError
 
 from ops.checks.stream_checks import ID_AHEAD_MS
 from ops.workers import workers_of
-from shared.connections import redis_errors, transaction
 from shared.errors import MoonwakeError
 from shared.keys import Keys, UserKeys
+from shared.mysql import transaction
 from shared.published import Checkpoint, publish
+from shared.redis import redis_errors
 from shared.streams import EntryId, StreamInfo, entry_id, now_ms_of, stamp_of, stream_info
 from worker import checkpoints
 from worker.deps import Deps

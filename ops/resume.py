@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 
 from ops import environment
 from ops.workers import STREAMS, workers_of
-from shared.connections import open_redis, redis_errors
 from shared.errors import SettingsError, StoreDown
 from shared.keys import Keys
+from shared.redis import open_redis, redis_errors
 from shared.settings import Settings
 from shared.streams import now_ms_of
 

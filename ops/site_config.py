@@ -10,8 +10,8 @@ import typer
 from ops import accounts, stores
 from shared.accounts import admin_config
 from shared.accounts.admin_config import Document, Versioned
-from shared.connections import Cursor, reading
 from shared.errors import InvalidField
+from shared.mysql import Cursor, reading
 from worker.deps import Deps
 
 config = typer.Typer(

@@ -19,8 +19,9 @@ from ops import environment
 from ops.attention import attention
 from ops.overview import OnRead, Overview, look, take_sample
 from ops.status_view import document, render
-from shared.connections import open_mysql, open_redis
 from shared.errors import SettingsError, StoreDown
+from shared.mysql import open_mysql
+from shared.redis import open_redis
 from shared.settings import Settings
 
 _SAMPLE_S = 1.0

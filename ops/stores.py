@@ -11,8 +11,8 @@ import typer
 import schema
 from ops import environment
 from shared import instance
-from shared.connections import MySQLError, reading
 from shared.errors import SchemaError, SettingsError, Transient, Unavailable
+from shared.mysql import MySQLError, reading
 from worker.deps import Deps, open_deps
 
 T = TypeVar("T")

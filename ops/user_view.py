@@ -16,8 +16,8 @@ from shared.accounts.card_keys import HeldKey
 from shared.accounts.memberships import Membership
 from shared.accounts.points import Account
 from shared.accounts.users import NO_PASSWORD, StoredUser, User
-from shared.connections import Cursor, reading
 from shared.errors import NotFound
+from shared.mysql import Cursor, reading
 from shared.settings import Settings
 from shared.times import iso, now_ms
 from worker.deps import Deps

@@ -13,7 +13,7 @@ from shared.accounts import barred, logins, passwords, registration, users
 from shared.accounts.ledger import user_lock
 from shared.accounts.registration import Created
 from shared.accounts.users import NewUser
-from shared.connections import reading
+from shared.mysql import reading
 from shared.times import now_ms
 from worker.deps import Deps
 

@@ -12,8 +12,8 @@ from typing import NoReturn
 import typer
 
 from schema.runner import migrate
-from shared.connections import MySQLError
 from shared.errors import SchemaError, SettingsError, Transient
+from shared.mysql import MySQLError
 from shared.settings import from_env
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

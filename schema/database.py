@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shared.connections import MySQLError, open_mysql, reading
 from shared.errors import SchemaError
+from shared.mysql import MySQLError, open_mysql, reading
 from shared.settings import Settings
 
 _NO_SUCH_DATABASE = 1049

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schema.files import Applied, SqlFile
-from shared.connections import Cursor
+from shared.mysql import Cursor
 
 _TABLES = {
     "schema_migrations": """

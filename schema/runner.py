@@ -11,8 +11,8 @@ from pathlib import Path
 from schema import ledger
 from schema.database import ensure_database
 from schema.files import SQL_DIRECTORY, SqlFile, load, pending
-from shared.connections import Cursor, MySQLError, mysql_errors, open_mysql, reading
 from shared.errors import DataRefused, SchemaError, Transient
+from shared.mysql import Cursor, MySQLError, mysql_errors, open_mysql, reading
 from shared.settings import Settings
 
 Report = Callable[[str], None]

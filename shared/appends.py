@@ -16,10 +16,10 @@ from typing import Any
 from redis.asyncio import Connection, Redis
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
-from shared.connections import Command, exchange, is_reset, redis_errors
 from shared.durability import IN_MEMORY, MEMORY, proven
-from shared.errors import AckUnmet, AppendRefused, StoreDown
+from shared.errors import AckUnmet, AppendRefused, StoreDown, is_reset
 from shared.keys import Keys
+from shared.redis import Command, exchange, redis_errors
 from shared.scripts import script
 from shared.streams import Append, ShardGroup, append_arguments, entry_id, now_ms_of
 from shared.witness import Sighting, Witness

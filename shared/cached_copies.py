@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from redis.asyncio import Redis
 
-from shared.connections import redis_errors
 from shared.keys import UserKeys
+from shared.redis import redis_errors
 
 _USERS_PER_CALL = 500
 

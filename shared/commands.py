@@ -16,8 +16,8 @@ from typing import Any
 from redis.asyncio import Connection, Redis
 from redis.exceptions import NoScriptError
 
-from shared.connections import Command, exchange, redis_errors
 from shared.errors import StoreDown
+from shared.redis import Command, exchange, redis_errors
 
 #: A command, and who waits for its reply.
 _Asked = tuple[Command, asyncio.Future[Any]]

@@ -15,8 +15,8 @@ from typing import Any
 from redis.asyncio import Connection, Redis
 from redis.exceptions import NoPermissionError
 
-from shared.connections import Command, connected, exchange, redis_errors
 from shared.errors import AckUnmet, StoreDown
+from shared.redis import Command, connected, exchange, redis_errors
 
 MEMORY, FSYNC, REPLICA = "memory", "fsync", "replica"
 

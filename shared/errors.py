@@ -133,3 +133,12 @@ class ShardStopped(MoonwakeError):
 
 class SchemaError(MoonwakeError):
     """The database's schema is not the one this program was built for."""
+
+
+#: What asyncmy and uvloop say, as a RuntimeError, of a connection that is reset at once.
+_RESET = ("Transport does not expose socket", "unable to perform operation on <")
+
+
+def is_reset(error: BaseException) -> bool:
+    """Does *error* say that a connection was reset before it could be used?"""
+    return isinstance(error, RuntimeError) and str(error).startswith(_RESET)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.connections import Cursor, Pool, reading
+from shared.mysql import Cursor, Pool, reading
 
 #: Every cause that a worker writes down (schema/0005_incidents.sql).
 CAUSES = ("trimmed", "recreated", "master_changed", "mysql_restored")

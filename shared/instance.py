@@ -13,10 +13,11 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from shared.connections import Cursor, redis_errors
 from shared.durability import prove
 from shared.errors import AckUnmet, SettingsError
 from shared.keys import Keys
+from shared.mysql import Cursor
+from shared.redis import redis_errors
 
 log = structlog.get_logger()
 

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from shared.connections import redis_errors
 from shared.errors import Rewound
 from shared.keys import UserKeys
+from shared.redis import redis_errors
 from shared.scripts import run_script
 from shared.streams import BEGINNING, EntryId, entry_id
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from shared.connections import redis_errors
+from shared.redis import redis_errors
 
 _LUA = Path(__file__).parent / "lua"
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from shared.connections import Pool, reading, redis_errors, sound
 from shared.keys import Keys
+from shared.mysql import Pool, reading
 from shared.published import (
     CHECKPOINT_COLUMNS,
     Checkpoint,
@@ -22,6 +22,7 @@ from shared.published import (
     published_of,
     read_published,
 )
+from shared.redis import redis_errors, sound
 from shared.streams import (
     EntryId,
     RawEntry,

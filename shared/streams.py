@@ -10,9 +10,9 @@ from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from shared.connections import redis_errors, sound
 from shared.errors import StoreDown
 from shared.keys import Keys, UserKeys, testimonies_of
+from shared.redis import redis_errors, sound
 from shared.scripts import run_script
 
 #: More entries than that come in no millisecond.

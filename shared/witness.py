@@ -19,9 +19,9 @@ import orjson
 import structlog
 from redis.asyncio import Redis
 
-from shared.connections import redis_errors, sound
 from shared.errors import StoreDown
 from shared.keys import Keys, testimonies_of
+from shared.redis import redis_errors, sound
 from shared.streams import BEGINNING, EntryId, entry_id, now_ms_of
 
 log = structlog.get_logger()

@@ -27,9 +27,10 @@ from shared.accounts.memberships import Membership
 from shared.accounts.points import Cause
 from shared.accounts.registration import Created
 from shared.accounts.users import NewUser
-from shared.connections import Cursor, Pool, open_mysql, open_redis, transaction
 from shared.errors import Refused
 from shared.keys import Keys
+from shared.mysql import Cursor, Pool, open_mysql, transaction
+from shared.redis import open_redis
 from shared.settings import Settings
 from tests.plays import rows
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from ops.programs import ProgramMissing, find_newer_redis
 from ops.redis_server import RedisServer
-from shared.connections import open_redis
+from shared.redis import open_redis
 from shared.settings import Settings, from_env
 from tests.servers import running_redis
 from tests.waiting import until

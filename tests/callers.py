@@ -14,7 +14,7 @@ from shared.accounts import admin_config, card_keys, points, users
 from shared.accounts.card_keys import KeyType
 from shared.accounts.points import Cause
 from shared.accounts.users import NewUser, Role
-from shared.connections import Cursor, Pool, reading, transaction
+from shared.mysql import Cursor, Pool, reading, transaction
 from shared.settings import Settings
 from shared.times import DAY_MS, now_ms
 from tests.fronts import Front, front

@@ -21,7 +21,8 @@ from redis.asyncio import Redis
 import ops.servers
 from ops.mysql_server import MysqlServer
 from ops.redis_server import RedisServer
-from shared.connections import Pool, open_mysql, open_redis
+from shared.mysql import Pool, open_mysql
+from shared.redis import open_redis
 from shared.settings import Settings
 from tests.databases import SchemaDatabase, empty_database
 from tests.servers import OwnServers, empty_redis, running_mysql, running_redis, settings_for

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from shared.appends import AppendConnection
-from shared.connections import open_redis
 from shared.errors import AppendRefused
 from shared.keys import Keys
+from shared.redis import open_redis
 from shared.settings import Settings
 from shared.streams import BEGINNING, Append, read_range
 from tests.plays import STREAM, append_of, clear, delete, save

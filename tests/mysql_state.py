@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.connections import Pool
+from shared.mysql import Pool
 from tests.oracle import Oracle
 from tests.plays import rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from shared.connections import Pool, transaction
+from shared.mysql import Pool, transaction
 from tests.plays import rows
 
 _TABLES = (

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 
 from shared import events
 from shared.appends import AppendConnection
-from shared.connections import Cursor, Pool, reading
 from shared.keys import CLEAR_FIELD, Keys, shard_of
+from shared.mysql import Cursor, Pool, reading
 from shared.settings import Settings
 from shared.streams import Append, written_field
 from worker.deps import Deps

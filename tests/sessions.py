@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.connections import Pool
+from shared.mysql import Pool
 from tests.plays import rows
 from tests.waiting import until
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from shared.connections import Pool
 from shared.keys import Keys, shard_of
+from shared.mysql import Pool
 from shared.published import BatchWork, Checkpoint
 from shared.settings import Settings
 from tests.fronts import Front, front

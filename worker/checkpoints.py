@@ -7,8 +7,8 @@ moves this row owns the batch, everybody else abandons theirs.
 
 from __future__ import annotations
 
-from shared.connections import Cursor, Pool, reading
 from shared.errors import CheckpointMoved
+from shared.mysql import Cursor, Pool, reading
 from shared.published import CHECKPOINT_COLUMNS, Checkpoint, checkpoint_of, stamps_text
 from shared.streams import StreamInfo
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
-from shared.connections import Pool, open_mysql, open_redis
 from shared.keys import Keys
+from shared.mysql import Pool, open_mysql
+from shared.redis import open_redis
 from shared.settings import Settings
 
 WRITERS_MAX = 2

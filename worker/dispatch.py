@@ -24,8 +24,8 @@ from typing import Any
 import orjson
 import structlog
 
-from shared.connections import redis_errors
 from shared.errors import MoonwakeError, ShardStopped, StoreDown
+from shared.redis import redis_errors
 from shared.scripts import run_script
 from worker import leases
 from worker.deps import Deps

@@ -17,7 +17,6 @@ from dataclasses import replace
 import structlog
 
 from shared.cached_copies import forget
-from shared.connections import transaction
 from shared.errors import (
     CheckpointMoved,
     Contended,
@@ -28,6 +27,7 @@ from shared.errors import (
     Transient,
 )
 from shared.keys import shard_of
+from shared.mysql import transaction
 from shared.published import BatchWork, Checkpoint, clear_pending, publish
 from shared.streams import trim
 from worker import checkpoints, incidents, rewind, takeover

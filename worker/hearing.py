@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from shared.connections import Cursor, transaction
 from shared.errors import CheckpointMoved
+from shared.mysql import Cursor, transaction
 from shared.published import Checkpoint
 from shared.streams import BEGINNING, EntryId
 from shared.witness import Testimony, forget_testimonies

@@ -15,9 +15,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shared.cached_copies import forget
-from shared.connections import reading, transaction
 from shared.events import PlayRecord
 from shared.keys import shard_of
+from shared.mysql import reading, transaction
 from shared.records import merge_original_episodes
 from worker import checkpoints
 from worker.deps import Deps

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from shared.connections import Cursor
+from shared.mysql import Cursor
 from shared.streams import EntryId, entry_id
 
 

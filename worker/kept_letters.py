@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from shared.connections import Cursor, Pool, reading
+from shared.mysql import Cursor, Pool, reading
 from shared.streams import EntryId, entry_id
 from worker.letters import unpack_fields
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from shared.connections import redis_errors
+from shared.redis import redis_errors
 from shared.scripts import run_script
 
 LEASE_MS = 3_000

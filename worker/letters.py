@@ -8,8 +8,8 @@ from hashlib import sha256
 
 import orjson
 
-from shared.connections import Cursor
 from shared.errors import InvalidField
+from shared.mysql import Cursor
 from shared.streams import STAMP_CHARACTERS, EntryId, RawEntry, entry_id
 from worker.sql import upsert
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
-from shared.connections import redis_errors, sound
 from shared.keys import Keys, testimonies_of
 from shared.published import Checkpoint, published_of
+from shared.redis import redis_errors, sound
 from shared.streams import StreamInfo, now_ms_of, stamp_of, stream_info
 from worker.deps import Deps
 

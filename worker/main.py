@@ -24,8 +24,9 @@ from redis.asyncio import ConnectionPool
 
 import schema
 from shared import instance
-from shared.connections import reading, redis_errors
 from shared.errors import MoonwakeError, StoreDown, Transient
+from shared.mysql import reading
+from shared.redis import redis_errors
 from shared.settings import Settings
 from worker.deps import Deps, open_deps
 from worker.dispatch import SLICE_S, Dispatcher

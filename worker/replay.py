@@ -14,10 +14,10 @@ from enum import Enum
 from hashlib import sha256
 from typing import Any
 
-from shared.connections import transaction
 from shared.errors import DataRefused, InvalidField, Rewound, StoreDown, Transient
 from shared.events import TIME_MS_MAX
 from shared.keys import shard_of
+from shared.mysql import transaction
 from shared.published import Checkpoint
 from worker import checkpoints, kept_letters
 from worker.deps import Deps

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import structlog
 from redis.exceptions import ResponseError
 
-from shared.connections import reading, redis_errors, transaction
 from shared.keys import testimonies_of
+from shared.mysql import reading, transaction
 from shared.published import Checkpoint, published_of
+from shared.redis import redis_errors
 from shared.streams import (
     BEGINNING,
     EntryId,

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from shared.connections import Cursor, Dialect, dialect_of
+from shared.mysql import Cursor, Dialect, dialect_of
 from worker.ahead import ahead
 
 #: The knee of both servers (engines, MySQL and MariaDB).

@@ -11,9 +11,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator
 
-from shared.connections import Pool, reading
 from shared.errors import InvalidField
 from shared.keys import shard_of
+from shared.mysql import Pool, reading
 from shared.published import Checkpoint, clear_pending, publish, read_published
 from shared.streams import EntryId, RawEntry, entry_id, read_range
 from worker.deps import Deps

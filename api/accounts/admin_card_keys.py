@@ -19,8 +19,8 @@ from shared.accounts.admin_config import Document
 from shared.accounts.card_key_csv import csv_text
 from shared.accounts.card_keys import KEY_TYPES, STATUSES, CardKey, Filter, KeyType
 from shared.accounts.ledger import card_lock
-from shared.connections import Cursor
 from shared.errors import InvalidField
+from shared.mysql import Cursor
 from shared.times import now_ms
 
 #: Real front ends show all keys on one page.

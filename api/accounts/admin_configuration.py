@@ -13,7 +13,7 @@ from api.site import AnyRequest, site_of
 from shared.accounts import admin_config, users
 from shared.accounts.admin_config import Document, Versioned
 from shared.accounts.users import Role, User
-from shared.connections import Cursor
+from shared.mysql import Cursor
 
 #: The document holds lists of sources and channels; 64 KB are nothing to it.
 BODY_BYTES_MAX = 4 * 1024 * 1024

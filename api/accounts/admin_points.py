@@ -20,8 +20,8 @@ from shared.accounts.card_keys import KEY_TYPES
 from shared.accounts.invitations import InvitationConfig
 from shared.accounts.ledger import user_lock
 from shared.accounts.points import AMOUNT_MAX, REASON_MAX, Account, Cause
-from shared.connections import Cursor
 from shared.errors import InvalidField
+from shared.mysql import Cursor
 from shared.times import now_ms
 
 _FORBIDDEN = 403

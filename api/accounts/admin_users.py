@@ -23,8 +23,8 @@ from api.members import Member, admin_of, admitted, role_of
 from api.site import AnyRequest, Site, site_of
 from shared.accounts import barred, groups, logins, passwords, registration, users
 from shared.accounts.users import NewUser, Role
-from shared.connections import Cursor
 from shared.errors import InvalidField, NotFound, Refused
+from shared.mysql import Cursor
 from shared.times import now_ms
 
 _NO_TARGET, _NO_PASSWORD = "缺少目标用户名", "缺少目标用户密码"

@@ -9,7 +9,7 @@ from api.accounts.replies import Ok
 from api.bodies import operation_of
 from api.members import Member, check_still
 from api.site import AnyRequest, site_of
-from shared.connections import Cursor
+from shared.mysql import Cursor
 
 T = TypeVar("T")
 

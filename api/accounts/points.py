@@ -17,8 +17,8 @@ from shared.accounts.card_keys import CardKey
 from shared.accounts.invitations import InvitationConfig, InvitationInfo
 from shared.accounts.ledger import user_lock
 from shared.accounts.points import PointsRecord
-from shared.connections import Cursor
 from shared.errors import Conflict, Refused
+from shared.mysql import Cursor
 from shared.times import now_ms
 
 

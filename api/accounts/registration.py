@@ -29,8 +29,8 @@ from shared.accounts.ledger import Operation, card_lock, user_lock
 from shared.accounts.memberships import Membership
 from shared.accounts.registration import Created
 from shared.accounts.users import NewUser
-from shared.connections import Cursor
 from shared.errors import InvalidField, Refused, Unavailable
+from shared.mysql import Cursor
 from shared.times import now_ms
 
 log = structlog.get_logger()

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from bench.servers import RunFailed
-from shared.connections import Pool, reading
+from shared.mysql import Pool, reading
 
 _POLL_S = 0.2
 #: Nothing has been applied for so long: there is nothing more, be it that all is there

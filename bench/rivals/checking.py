@@ -17,7 +17,7 @@ from bench.rivals.contenders import Contender
 from bench.rivals.heartbeats import KEYS, SOURCE, content_of, user_of
 from bench.rivals.staging import staged
 from bench.servers import Lab, RunFailed
-from shared.connections import Pool, open_mysql
+from shared.mysql import Pool, open_mysql
 from tests.mysql_state import assert_mysql_equals
 from tests.oracle import Oracle
 

@@ -25,7 +25,7 @@ from bench.rivals.contenders import ROOT, Contender
 from bench.rivals.heartbeats import KEYS
 from bench.rivals.staging import Stage, staged
 from bench.servers import Lab, RunFailed
-from shared.connections import open_mysql
+from shared.mysql import open_mysql
 from tests.faults.mysql_wire import packets, statement_of
 from tests.faults.tcp_proxy import Link, TcpProxy, running_proxy
 

@@ -14,7 +14,7 @@ from bench.rivals.heartbeats import KEYS, write_script
 from bench.rivals.staging import Stage, staged
 from bench.servers import Lab, RunFailed
 from bench.workers import cpu_s
-from shared.connections import Pool, open_mysql, reading
+from shared.mysql import Pool, open_mysql, reading
 
 WARM_UP_S = 1
 _POLL_S = 0.1

@@ -16,9 +16,9 @@ from bench.scale.heartbeats import Heartbeats
 from bench.servers import Lab, RunFailed
 from bench.workers import pid_of, running_worker
 from bench.workload import STREAM
-from shared.connections import open_redis
 from shared.keys import Keys
 from shared.published import published_of
+from shared.redis import open_redis
 from shared.settings import Settings
 from shared.status import lag_of
 from shared.streams import entry_id, now_ms_of, stream_info

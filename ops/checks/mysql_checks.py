@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ops.checks.findings import Finding, error, mib, numbers, ok, warning
 from ops.checks.mysql_facts import MysqlFacts
-from shared.connections import Dialect
+from shared.mysql import Dialect
 from shared.settings import Settings
 from worker.sql import BYTES_PER_STATEMENT
 

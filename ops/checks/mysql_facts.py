@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import schema
 from ops.checks.redis_facts import Clock, clock_between
-from shared.connections import (
+from shared.errors import MoonwakeError, SchemaError, Transient
+from shared.mysql import (
     Cursor,
     Dialect,
     MySQLError,
@@ -18,7 +19,6 @@ from shared.connections import (
     open_mysql,
     reading,
 )
-from shared.errors import MoonwakeError, SchemaError, Transient
 from shared.settings import Settings
 
 #: What a worker does to each of its tables (S select, I insert, U update, D delete), and a

@@ -10,10 +10,10 @@ from typing import Any
 from redis.asyncio import Redis
 
 from ops.workers import STREAMS, Worker, workers_of
-from shared.connections import connected, open_redis, redis_errors
 from shared.durability import IN_MEMORY, Promise, promise_on
 from shared.errors import AckUnmet, StoreDown
 from shared.keys import Keys
+from shared.redis import connected, open_redis, redis_errors
 from shared.settings import Settings
 from shared.streams import EntryId, entry_id, now_ms_of
 

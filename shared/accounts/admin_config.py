@@ -14,8 +14,8 @@ import msgspec
 import orjson
 
 from shared.accounts.card_keys import KEY_TYPES, KeyType
-from shared.connections import Cursor
 from shared.errors import Conflict, InvalidField
+from shared.mysql import Cursor
 
 CHANGED = "配置已被其他人修改，请刷新后重试"
 UNUSABLE = "配置格式错误"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from typing import Literal, get_args
 
-from shared.connections import Cursor, rows_changed
+from shared.mysql import Cursor, rows_changed
 
 Reason = Literal["banned", "deleted"]
 REASONS: tuple[Reason, ...] = get_args(Reason)

@@ -18,9 +18,10 @@ from redis.asyncio import Redis
 
 from shared.accounts import barred
 from shared.accounts.barred import REASONS, Reason
-from shared.connections import MySQLError, Pool, reading, redis_errors
 from shared.errors import StoreDown, Transient
 from shared.keys import Keys
+from shared.mysql import MySQLError, Pool, reading
+from shared.redis import redis_errors
 
 log = structlog.get_logger()
 

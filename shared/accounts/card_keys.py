@@ -17,8 +17,8 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from shared.connections import Cursor, Statement, rows_changed
 from shared.errors import InvalidField, NotFound, Refused
+from shared.mysql import Cursor, Statement, rows_changed
 from shared.times import DAY_MS, datetime_text, ms_of
 
 KeyType = Literal["year", "quarter", "month", "week"]

@@ -9,8 +9,8 @@ from typing import Any
 
 from shared.accounts import admin_config
 from shared.accounts.admin_config import Document
-from shared.connections import Cursor
 from shared.errors import NotFound, Refused
+from shared.mysql import Cursor
 
 ACTIONS = ("add", "edit", "delete")
 UNKNOWN, TAKEN = "用户组不存在", "用户组已存在"

@@ -16,8 +16,8 @@ from shared.accounts import points
 from shared.accounts.addresses import reward_unit
 from shared.accounts.card_keys import KEY_TYPES, KeyType
 from shared.accounts.points import AMOUNT_MAX, BALANCE_MAX, Cause
-from shared.connections import Cursor
 from shared.errors import InvalidField
+from shared.mysql import Cursor
 from shared.times import datetime_text
 
 REASON = "邀请好友注册"

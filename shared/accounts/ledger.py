@@ -21,8 +21,8 @@ import msgspec
 import structlog
 
 from shared.accounts.locks import Locks
-from shared.connections import Cursor, Pool, transaction
 from shared.errors import Conflict, StoreDown, Transient
+from shared.mysql import Cursor, Pool, transaction
 from shared.pausing import pause
 
 log = structlog.get_logger()

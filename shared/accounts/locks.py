@@ -22,10 +22,10 @@ from prometheus_client import Counter, Histogram
 from redis.asyncio import Redis
 
 from shared.commands import Commands
-from shared.connections import sound
 from shared.errors import Busy, StoreDown
 from shared.keys import Keys
 from shared.pausing import pause
+from shared.redis import sound
 from shared.scripts import script
 
 log = structlog.get_logger()

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from shared.accounts import points, users
 from shared.accounts.sessions import Sessions
-from shared.connections import Cursor
 from shared.errors import Refused
+from shared.mysql import Cursor
 
 #: No text of LunaTV's: there everybody may.
 NEVER_HAD_ONE = "该账号没有密码，请联系管理员设置"

@@ -11,7 +11,7 @@ import msgspec
 
 from shared.accounts import card_keys, points
 from shared.accounts.card_keys import CardKey, HoldSource, Source
-from shared.connections import Cursor, Statement, execute_together
+from shared.mysql import Cursor, Statement, execute_together
 from shared.times import DAY_MS, datetime_text, ms_of
 
 #: A membership that ends in fewer days is shown as ending.

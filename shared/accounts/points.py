@@ -18,8 +18,8 @@ from typing import Any, Literal
 import msgspec
 
 from shared.accounts import users
-from shared.connections import Cursor, Statement, execute_together, mysql_errors
 from shared.errors import DataRefused, NotFound, Refused, Taken
+from shared.mysql import Cursor, Statement, execute_together, mysql_errors
 from shared.times import datetime_text, ms_of
 
 #: Of one change; and of a balance, so that its column never overflows.

@@ -6,7 +6,7 @@ from shared.accounts import card_keys, points
 from shared.accounts.card_keys import CardKey, KeyType
 from shared.accounts.invitations import InvitationConfig
 from shared.accounts.points import Cause
-from shared.connections import Cursor
+from shared.mysql import Cursor
 
 _REASONS: dict[KeyType, str] = {
     "week": "兑换周卡",

@@ -13,7 +13,7 @@ from shared.accounts.card_keys import KeyType
 from shared.accounts.invitations import Invitation
 from shared.accounts.memberships import Membership
 from shared.accounts.users import NewUser
-from shared.connections import Cursor
+from shared.mysql import Cursor
 
 
 class Created(msgspec.Struct):

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import structlog
 from redis.asyncio import Redis
 
-from shared.connections import redis_errors
 from shared.keys import Keys
+from shared.redis import redis_errors
 from shared.settings import Settings
 from shared.times import now_ms
 

@@ -15,8 +15,8 @@ import msgspec
 import orjson
 
 from shared.accounts import barred
-from shared.connections import Cursor, mysql_errors
 from shared.errors import InvalidField, NotFound, Refused, Taken
+from shared.mysql import Cursor, mysql_errors
 from shared.times import datetime_text, ms_of
 
 #: What no password verifies: the user was met, or imported, without one.

@@ -15,8 +15,9 @@ import orjson
 
 from ops.processes import Process
 from ops.servers import Server
-from shared.connections import open_mysql, open_redis, redis_errors
 from shared.errors import StoreDown, Transient
+from shared.mysql import open_mysql
+from shared.redis import open_redis, redis_errors
 from shared.settings import Settings
 from shared.streams import now_ms_of, stream_info
 from tests.loads import nonce_of

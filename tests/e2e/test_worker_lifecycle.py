@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.connections import reading
+from shared.mysql import reading
 from tests.e2e.processes import Site, running_site
 from tests.loads import new_random, under_load
 from tests.plays import rows

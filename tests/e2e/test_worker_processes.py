@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 from collections.abc import AsyncIterator
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from shared.connections import MySQLError
+from ops.redis_server import RedisServer
+from shared.mysql import MySQLError
 from tests.databases import admin
 from tests.e2e.processes import Site, running_site
-from tests.loads import new_random, under_load
+from tests.loads import Load, new_random, under_load
 from tests.plays import STREAM, select
 from tests.servers import OwnServers, running_redis
 from tests.waiting import until
+from worker.dispatch import SLICE_S
 
 #: MariaDB's own processes are in its list too; a session of a worker has a database.
 _SESSIONS = "SELECT id FROM information_schema.processlist WHERE db = %s AND user = %s"
@@ -170,10 +173,10 @@ async def test_workers_outlive_jobs_that_arq_cancels_while_they_end(
         async with running_site(replace(own_servers, settings=settings), tmp_path, 2) as site:
             async with under_load(site.settings, new_random()) as load:
                 await site.until_workers_hold(2)
-                jobs.pause()
-                await load.grow(500)
-                for worker in site.workers:
-                    await worker.says("drain_goes_on")  # its job is over, all but the last step
+                async with asyncio.timeout(120):
+                    while not await _hangs_jobs(site, jobs, load):
+                        jobs.resume()
+                        await site.until_workers_hold(2)
                 jobs.kill()
                 jobs.start()
                 for worker in site.workers:
@@ -182,6 +185,25 @@ async def test_workers_outlive_jobs_that_arq_cancels_while_they_end(
 
             await site.assert_exact(load.acknowledged)
             assert all(worker.pid is not None for worker in site.workers)
+
+
+async def _hangs_jobs(site: Site, jobs: RedisServer, load: Load) -> bool:
+    """Freeze arq's Redis: has each worker a job then whose work is over, all but the last step?
+
+    Not if one of them had caught up at that moment, and had no job to end.
+    """
+    told = {worker: len(worker.events("drain_goes_on")) for worker in site.workers}
+    jobs.pause()
+    await load.grow(500)
+    try:
+        await until(
+            lambda: all(len(each.events("drain_goes_on")) > told[each] for each in told),
+            "each worker's jobs hang",
+            timeout_s=2 * SLICE_S,
+        )
+    except AssertionError:
+        return False
+    return True
 
 
 async def test_the_jobs_of_killed_workers_do_not_stand_in_the_way(

@@ -13,8 +13,8 @@ import httpx
 from shared.accounts import admin_config, card_keys, memberships, points, registration, users
 from shared.accounts.points import Cause
 from shared.accounts.users import NewUser
-from shared.connections import Pool, transaction
 from shared.cookies import sign
+from shared.mysql import Pool, transaction
 from shared.settings import Settings
 from shared.times import now_ms
 from tests.plays import rows

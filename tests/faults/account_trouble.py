@@ -13,7 +13,7 @@ import httpx
 
 from ops.audit import audit
 from ops.servers import free_port
-from shared.connections import Pool
+from shared.mysql import Pool
 from shared.settings import Settings
 from tests.faults.account_changes import CHANGES, Change
 from tests.faults.mysql_wire import packets

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from shared.connections import Pool
+from shared.mysql import Pool
 from shared.streams import EntryId, entry_id
 from tests.faults.rewinds import Incident
 from tests.plays import STREAM, rows

@@ -13,7 +13,8 @@ from datetime import date
 
 import orjson
 
-from shared.connections import Pool, redis_errors
+from shared.mysql import Pool
+from shared.redis import redis_errors
 from shared.streams import EntryId, stream_info
 from tests.faults.accounts import Account, accounts, incidents, letters
 from tests.faults.histories import History, Outcome

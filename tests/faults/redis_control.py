@@ -13,9 +13,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from ops.redis_server import RedisServer
-from shared.connections import open_redis, redis_errors
 from shared.errors import StoreDown
 from shared.keys import Keys
+from shared.redis import open_redis, redis_errors
 from shared.streams import StreamInfo, now_ms_of, stream_info
 from tests.faults.fake_clock import FakeClock, find_faketime
 from tests.faults.tcp_proxy import TcpProxy

@@ -10,9 +10,10 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from shared.connections import Pool, open_mysql, redis_errors
 from shared.errors import StoreDown, Transient
 from shared.keys import testimonies_of
+from shared.mysql import Pool, open_mysql
+from shared.redis import redis_errors
 from shared.streams import now_ms_of, stream_info
 from tests.faults.accounts import accounts
 from tests.faults.fault import Fault

@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from shared.connections import open_redis, redis_errors
 from shared.errors import StoreDown
 from shared.keys import shard_of
+from shared.redis import open_redis, redis_errors
 from tests.faults.histories import History, Outcome, Write
 from tests.faults.site import Site
 from tests.plays import STREAM, save

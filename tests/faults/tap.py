@@ -17,8 +17,8 @@ from typing import Any
 import orjson
 from redis.asyncio import Redis
 
-from shared.connections import redis_errors
 from shared.keys import Keys
+from shared.redis import redis_errors
 from shared.streams import BEGINNING, EntryId, RawEntry, entry_id, read_range
 from tests.faults.lives import identity_of
 from tests.plays import STREAM

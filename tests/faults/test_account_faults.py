@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from shared.accounts import ledger, passwords
 from shared.accounts.passwords import Verdict
-from shared.connections import Pool
+from shared.mysql import Pool
 from shared.settings import Settings
 from tests.faults.account_changes import CHANGES, Change, redeem
 from tests.faults.account_trouble import (

@@ -19,9 +19,9 @@ import pytest
 
 from shared.accounts import users
 from shared.accounts.users import BANNED
-from shared.connections import Pool, open_mysql, transaction
 from shared.cookies import username_of
 from shared.errors import Contended
+from shared.mysql import Pool, open_mysql, transaction
 from shared.settings import Settings
 from tests.faults.account_changes import END_SESSIONS, Change, redeem
 from tests.faults.account_trouble import (

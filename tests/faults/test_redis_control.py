@@ -11,8 +11,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
-from shared.connections import open_redis
 from shared.keys import Keys
+from shared.redis import open_redis
 from shared.streams import StreamInfo
 from tests.faults import redis_control
 from tests.faults.fake_clock import FakeClock, find_faketime

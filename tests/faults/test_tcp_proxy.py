@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ops.redis_server import RedisServer
-from shared.connections import open_redis
+from shared.redis import open_redis
 from shared.settings import Settings
 from tests.faults.mysql_wire import Refusal, packets
 from tests.faults.tcp_proxy import TcpProxy, running_proxy

@@ -7,8 +7,8 @@ from collections.abc import Sequence, Set
 import orjson
 
 from api.play_records import PATH
-from shared.connections import Pool
 from shared.cookies import sign
+from shared.mysql import Pool
 from tests.faults.histories import History
 from tests.faults.http_client import HttpClient, NoAnswer, NotSent
 from tests.faults.site import Site

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 from ops.processes import Process
-from shared.connections import Pool
 from shared.errors import StoreDown, Transient
+from shared.mysql import Pool
 from tests.faults.accounts import accounts, incidents
 from tests.faults.site import Site
 

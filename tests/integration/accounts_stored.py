@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from shared.connections import Pool, transaction
+from shared.mysql import Pool, transaction
 from shared.times import ms_of
 from tests.integration.accounts_model import Model
 from tests.plays import select

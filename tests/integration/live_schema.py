@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
-from shared.connections import Cursor
+from shared.mysql import Cursor
 
 _COLLATIONS = {None: "", "utf8mb4_bin": " bin", "utf8mb4_unicode_ci": " text"}
 

@@ -17,8 +17,8 @@ from ops.audit import audit
 from shared import events
 from shared.accounts import card_keys, memberships, passwords, points, users
 from shared.accounts.sessions import Sessions
-from shared.connections import Pool, reading, transaction
 from shared.keys import Keys, shard_of
+from shared.mysql import Pool, reading, transaction
 from shared.settings import Settings
 from shared.times import DAY_MS, now_ms
 from tests.commands import moonwake

@@ -29,8 +29,8 @@ from shared.accounts.invitations import Invitation, InvitationConfig
 from shared.accounts.ledger import Operation
 from shared.accounts.memberships import Membership
 from shared.accounts.points import Cause
-from shared.connections import Cursor, transaction
 from shared.errors import Refused
+from shared.mysql import Cursor, transaction
 from shared.times import DAY_MS
 from tests.account_site import ADMIN, NOW_MS, AccountSite, account_site
 from tests.databases import SchemaDatabase

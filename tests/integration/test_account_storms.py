@@ -20,8 +20,8 @@ from ops.audit import audit
 from shared.accounts import card_keys, points, users
 from shared.accounts.card_keys import CardKey
 from shared.accounts.invitations import Invitation
-from shared.connections import Pool, transaction
 from shared.errors import Contended
+from shared.mysql import Pool, transaction
 from shared.settings import Settings
 from shared.times import DAY_MS, ms_of
 from tests.account_site import ADMIN, NOW_MS, AccountSite, account_site, at_once

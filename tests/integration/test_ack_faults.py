@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from ops.redis_server import RedisServer
-from shared.connections import open_redis
+from shared.redis import open_redis
 from tests.acks import follow, master_and_replica, redis_of, root_of, settings_on
 from tests.flushers import Flusher, flusher, ids_in, outcome_of, running
 from tests.fronts import Front, front

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from ops.redis_server import RedisServer
-from shared.connections import open_redis
+from shared.redis import open_redis
 from tests.acks import (
     HOSTED,
     calls_of,

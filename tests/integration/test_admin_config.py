@@ -9,8 +9,8 @@ import pytest
 
 from shared.accounts import admin_config
 from shared.accounts.admin_config import CHANGED, Document, Policy, policy_of, without_users
-from shared.connections import Pool, transaction
 from shared.errors import Conflict
+from shared.mysql import Pool, transaction
 from tests.account_site import at_once
 from tests.sessions import until_somebody_waits
 

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 
 from api.accounts import standings
 from api.accounts.admin_users import ACTIONS
-from shared.connections import transaction
 from shared.errors import StoreDown
+from shared.mysql import transaction
 from shared.settings import Settings
 from tests.callers import (
     PASSWORD,

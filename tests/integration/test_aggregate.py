@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import Cursor, Pool, open_mysql
 from shared.errors import Transient
+from shared.mysql import Cursor, Pool, open_mysql
 from shared.settings import Settings
 from tests.oracle import Oracle
 from tests.plays import add_foreign, deps_of, drain_all, rows, save

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.connections import Pool, transaction
+from shared.mysql import Pool, transaction
 from shared.settings import Settings
 from tests.fronts import Front, front
 

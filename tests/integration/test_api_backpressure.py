@@ -9,9 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from api.backpressure import Backpressure
-from shared.connections import Pool
 from shared.errors import Closed
 from shared.keys import Keys, shard_of
+from shared.mysql import Pool
 from shared.settings import Settings
 from tests.fronts import Front, front
 from tests.plays import STREAM, deps_of, drain_all, record

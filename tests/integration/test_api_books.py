@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import Pool
 from shared.keys import shard_of
+from shared.mysql import Pool
 from shared.published import read_published
 from shared.settings import Settings
 from shared.status import PENDING_READ_MAX, ShardStatus, read_committed, read_status

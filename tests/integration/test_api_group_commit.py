@@ -10,8 +10,9 @@ from dataclasses import replace
 from redis.asyncio import Redis
 
 from api.group_commit import GROUP_BYTES_MAX, GROUP_EVENTS_MAX
-from shared.connections import Pool, open_redis
 from shared.keys import Keys, shard_of
+from shared.mysql import Pool
+from shared.redis import open_redis
 from shared.settings import Settings
 from tests.flushers import flusher, ids_in, outcome_of, running, slowed
 from tests.fronts import front

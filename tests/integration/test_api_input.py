@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from api.play_records import PATH
-from shared.connections import Pool
+from shared.mysql import Pool
 from shared.settings import Settings
 from tests.fronts import Front, events_in, front, post
 from tests.plays import deps_of, drain_all, record

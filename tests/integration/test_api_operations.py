@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from ops.servers import free_port
-from shared.connections import Pool
 from shared.keys import shard_of
+from shared.mysql import Pool
 from shared.settings import Settings
 from tests.fronts import Front, Refused, front
 from tests.plays import STREAM, deps_of, drain_all, record

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import open_redis
 from shared.keys import shard_of
+from shared.redis import open_redis
 from shared.settings import Settings
 from tests.flushers import flusher, ids_in, outcome_of, running
 from tests.fronts import front

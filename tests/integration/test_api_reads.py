@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 
 from api.gate import Visitor
 from api.reads import Snapshot
-from shared.connections import Pool
 from shared.keys import shard_of
+from shared.mysql import Pool
 from shared.settings import Settings
 from tests.plays import drain_all, record
 from tests.two_fronts import (

@@ -11,7 +11,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from shared.connections import Pool
+from shared.mysql import Pool
 from shared.settings import Settings
 from tests.plays import drain_all
 from tests.two_fronts import (

@@ -18,7 +18,7 @@ from shared.accounts import card_keys, memberships, points, redemption, registra
 from shared.accounts.invitations import Invitation, InvitationConfig
 from shared.accounts.points import Cause
 from shared.accounts.users import NewUser
-from shared.connections import (
+from shared.mysql import (
     Cursor,
     Dialect,
     Pool,

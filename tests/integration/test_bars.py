@@ -13,8 +13,9 @@ from api.site import Site
 from shared.accounts import barred, bars, passwords, users
 from shared.accounts.barred import Reason
 from shared.accounts.bars import LOOK_INTERVAL_S, Bars
-from shared.connections import open_redis, transaction
 from shared.errors import StoreDown
+from shared.mysql import transaction
+from shared.redis import open_redis
 from shared.settings import Settings
 from tests.callers import PASSWORD, Caller, People, enrol, error_of, people, signed
 from tests.fronts import Front, front

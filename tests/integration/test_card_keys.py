@@ -15,8 +15,8 @@ from ops.audit import audit
 from shared.accounts import card_keys, memberships
 from shared.accounts.card_key_csv import csv_text
 from shared.accounts.card_keys import BATCH_MAX, DAYS, CardKey, Filter, KeyType, hash_of, new_keys
-from shared.connections import transaction
 from shared.errors import InvalidField, NotFound, Refused
+from shared.mysql import transaction
 from shared.settings import Settings
 from shared.times import DAY_MS
 from tests.account_site import ADMIN, NOW_MS, AccountSite, account_site

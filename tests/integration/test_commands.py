@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from shared.commands import Commands
-from shared.connections import Command, open_redis
 from shared.errors import StoreDown
+from shared.redis import Command, open_redis
 from tests.servers import OwnServers
 
 ADD = "return redis.call('INCRBY', KEYS[1], ARGV[1])"

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import Pool
+from shared.mysql import Pool
 from shared.settings import Settings
 from tests.commands import moonwake
 from tests.mysql_state import books

@@ -12,10 +12,11 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import Pool, open_mysql, open_redis
 from shared.errors import CheckpointMoved, InvalidField
 from shared.events import Event
+from shared.mysql import Pool, open_mysql
 from shared.published import publish, read_published
+from shared.redis import open_redis
 from shared.settings import Settings
 from tests.integration.test_poison import refusing
 from tests.mysql_state import books

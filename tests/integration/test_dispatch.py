@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 import worker.dispatch
-from shared.connections import Pool
+from shared.mysql import Pool
 from shared.settings import Settings
 from shared.streams import now_ms_of
 from tests.loads import new_random, under_load

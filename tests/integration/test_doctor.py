@@ -16,8 +16,8 @@ from ops.checks.redis_facts import read_redis
 from ops.checks.shared_checks import Stores, clocks
 from ops.doctor import examine
 from ops.servers import free_port
-from shared.connections import Pool, open_mysql, reading
 from shared.keys import Keys
+from shared.mysql import Pool, open_mysql, reading
 from shared.settings import Settings
 from tests.commands import moonwake
 from tests.findings import finding

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ops.checks.findings import Level
-from shared.connections import open_redis
+from shared.redis import open_redis
 from tests.acks import (
     HOSTED,
     calls_of,

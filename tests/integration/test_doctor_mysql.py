@@ -14,8 +14,8 @@ from ops.checks.mysql_checks import session
 from ops.checks.mysql_facts import TABLES, facts_of
 from ops.doctor import examine
 from ops.mysql_server import MysqlServer
-from shared.connections import Pool, open_mysql, reading
 from shared.keys import Keys
+from shared.mysql import Pool, open_mysql, reading
 from shared.settings import Settings
 from tests.databases import admin
 from tests.findings import finding

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import Pool
+from shared.mysql import Pool
 from shared.settings import Settings
 from tests.plays import (
     add_foreign,

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 import worker.drain
-from shared.connections import Cursor, Pool, transaction
 from shared.errors import CheckpointMoved
+from shared.mysql import Cursor, Pool, transaction
 from shared.published import Checkpoint, read_published
 from shared.settings import Settings
 from shared.streams import entry_id

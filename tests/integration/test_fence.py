@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 
 import worker.sinks.play_rows
 import worker.sql
-from shared.connections import Cursor, Pool, transaction
 from shared.errors import CheckpointMoved
+from shared.mysql import Cursor, Pool, transaction
 from shared.settings import Settings
 from shared.streams import EntryId, StreamInfo
 from tests.mysql_state import books

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared.accounts import card_keys, users
-from shared.connections import Pool, transaction
+from shared.mysql import Pool, transaction
 from shared.times import DAY_MS, datetime_text, now_ms
 from worker.jobs import housekeeping
 from worker.jobs.housekeeping import OPERATIONS_KEPT_MS, UNNAMED_KEPT_MS, keep_house

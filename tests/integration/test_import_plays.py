@@ -17,8 +17,9 @@ from api import queries
 from api.gate import Visitor
 from api.reads import Reads
 from ops import lunatv_import
-from shared.connections import Pool, open_redis, transaction
 from shared.keys import shard_of
+from shared.mysql import Pool, transaction
+from shared.redis import open_redis
 from shared.settings import Settings
 from tests.commands import moonwake
 from tests.integration.test_poison import refusing

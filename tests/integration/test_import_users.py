@@ -22,8 +22,8 @@ from shared.accounts import points as accounts
 from shared.accounts.invitations import Invitation
 from shared.accounts.points import Cause
 from shared.accounts.users import NewUser
-from shared.connections import Cursor, Pool, open_mysql, transaction
 from shared.errors import NotFound, Refused
+from shared.mysql import Cursor, Pool, open_mysql, transaction
 from shared.settings import Settings
 from tests.commands import moonwake
 from tests.lunatv import site, site_url

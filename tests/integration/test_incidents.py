@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from ops.attention import attention, notes
 from ops.overview import look
 from ops.servers import free_port
-from shared.connections import Pool, transaction
 from shared.incidents import CAUSES, LISTED_MAX, CauseTotal, Harmless, Incident, read_incidents
+from shared.mysql import Pool, transaction
 from shared.settings import Settings
 from shared.streams import BEGINNING, EntryId
 from tests.commands import moonwake

@@ -10,8 +10,8 @@ import pytest
 from shared.accounts import invitations, points, users
 from shared.accounts.invitations import REASON, Invitation, InvitationConfig
 from shared.accounts.points import AMOUNT_MAX, BALANCE_MAX, Cause
-from shared.connections import Pool, transaction
 from shared.errors import InvalidField, NotFound
+from shared.mysql import Pool, transaction
 from shared.settings import Settings
 from tests.account_site import NOW_MS, AccountSite, account_site
 from tests.plays import rows

@@ -15,8 +15,8 @@ from shared.accounts import ledger as ledger_module
 from shared.accounts import points, users
 from shared.accounts.card_keys import USED
 from shared.accounts.ledger import KEY_REUSED, Operation
-from shared.connections import Cursor, transaction
 from shared.errors import Conflict, DataRefused, Refused, StoreDown, Transient
+from shared.mysql import Cursor, transaction
 from shared.settings import Settings
 from tests.account_site import NOW_MS, AccountSite, account_site, at_once, outcome
 from tests.faults.mysql_wire import CommitKiller, CommitLoss, packets

@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 from shared.accounts import locks
 from shared.accounts.locks import Locks
 from shared.commands import Commands
-from shared.connections import Command, open_redis
 from shared.errors import Busy
 from shared.keys import Keys
+from shared.redis import Command, open_redis
 from shared.settings import Settings
 from tests.fronts import front
 from tests.servers import OwnServers

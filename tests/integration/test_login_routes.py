@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.accounts import barred, logins, passwords
-from shared.connections import transaction
+from shared.mysql import transaction
 from shared.settings import Settings
 from shared.times import now_ms
 from tests.callers import (

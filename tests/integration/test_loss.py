@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import Pool
 from shared.errors import CheckpointMoved
+from shared.mysql import Pool
 from shared.published import read_published
 from shared.settings import Settings
 from shared.streams import entry_id

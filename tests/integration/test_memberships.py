@@ -11,8 +11,8 @@ from ops.audit import audit
 from shared.accounts import card_keys, memberships, points, registration, users
 from shared.accounts.card_keys import DAYS, CardKey, KeyType, hash_of
 from shared.accounts.memberships import Membership
-from shared.connections import transaction
 from shared.errors import NotFound, Refused
+from shared.mysql import transaction
 from shared.settings import Settings
 from shared.times import DAY_MS, datetime_text
 from tests.account_site import ADMIN, HASH, NOW_MS, AccountSite, account_site

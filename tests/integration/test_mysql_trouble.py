@@ -12,13 +12,8 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from shared.connections import (
-    Cursor,
-    Pool,
-    open_mysql,
-    open_redis,
-    reading,
-)
+from shared.mysql import Cursor, Pool, open_mysql, reading
+from shared.redis import open_redis
 from shared.settings import Settings
 from tests.databases import admin
 from tests.faults.mysql_wire import CommitKiller, CommitLoss, packets

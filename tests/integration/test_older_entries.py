@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import Pool, reading
+from shared.mysql import Pool, reading
 from shared.settings import Settings
 from tests.mysql_state import books
 from tests.plays import add_foreign, clear, delete, deps_of, drain_all, rows, save

@@ -9,8 +9,8 @@ import pytest
 
 from shared.accounts import points, users
 from shared.accounts.points import BALANCE_MAX, Cause
-from shared.connections import Cursor, Pool, transaction
 from shared.errors import NotFound, Refused
+from shared.mysql import Cursor, Pool, transaction
 from shared.settings import Settings
 from tests.account_site import NOW_MS, AccountSite, Done, account_site, outcome
 from tests.plays import rows

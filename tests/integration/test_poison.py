@@ -11,8 +11,8 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import Pool, transaction
 from shared.errors import ShardStopped
+from shared.mysql import Pool, transaction
 from shared.published import read_published
 from shared.settings import Settings
 from tests.mysql_state import books

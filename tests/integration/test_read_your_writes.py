@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import Pool
 from shared.keys import shard_of
+from shared.mysql import Pool
 from shared.settings import Settings
 from tests.fronts import Front
 from tests.plays import add_foreign, drain_all, record

@@ -15,7 +15,7 @@ from ops import rebase
 from ops.attention import attention
 from ops.doctor import examine
 from ops.overview import look
-from shared.connections import Pool
+from shared.mysql import Pool
 from shared.published import read_published
 from shared.settings import Settings
 from shared.streams import now_ms_of

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.appends import AppendConnection
-from shared.connections import Pool
+from shared.mysql import Pool
 from shared.published import STAMPS_KEPT, read_published
 from shared.settings import Settings
 from shared.streams import BEGINNING, RawEntry, entry_id, mark_stream, trim

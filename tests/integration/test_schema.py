@@ -15,8 +15,8 @@ import pytest
 from ops.mysql_server import MysqlServer
 from ops.servers import free_port
 from schema import check, database, expected_version, files, ledger, migrate, runner
-from shared.connections import Cursor, Pool, open_mysql, reading
 from shared.errors import SchemaError
+from shared.mysql import Cursor, Pool, open_mysql, reading
 from shared.settings import Settings
 from tests.databases import admin
 from tests.integration.expected_schema import TABLES

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import worker.drain
-from shared.connections import open_mysql, open_redis
+from shared.mysql import open_mysql
+from shared.redis import open_redis
 from tests.mysql_state import assert_mysql_equals
 from tests.plays import append, deps_of, drain_all, save
 from tests.servers import OwnServers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.connections import Pool, reading
+from shared.mysql import Pool, reading
 from shared.times import datetime_text
 from worker.sql import select_joined
 

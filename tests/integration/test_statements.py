@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import Cursor, open_mysql, reading
+from shared.mysql import Cursor, open_mysql, reading
 from shared.settings import Settings
 from tests.plays import add_foreign, append, delete, deps_of, drain_all, save, select
 from worker.deps import Deps

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from ops.attention import BEHIND_S, attention, notes
 from ops.overview import Overview, Shard, look, take_sample
 from ops.servers import free_port
-from shared.connections import Pool, open_mysql, reading
+from shared.mysql import Pool, open_mysql, reading
 from shared.settings import Settings
 from shared.status import PENDING_READ_MAX
 from shared.streams import now_ms_of

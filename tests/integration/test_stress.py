@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import Pool, open_mysql
 from shared.keys import shard_of
+from shared.mysql import Pool, open_mysql
 from shared.settings import Settings
 from tests.fronts import Front, front
 from tests.mysql_state import assert_mysql_equals, books

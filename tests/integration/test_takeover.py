@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 import worker.drain
-from shared.connections import Pool
 from shared.keys import UserKeys
+from shared.mysql import Pool
 from shared.published import Checkpoint, publish, read_published
 from shared.settings import Settings
 from tests.mysql_state import books

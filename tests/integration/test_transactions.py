@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared import connections
-from shared.connections import Dialect, Pool, dialect_of, open_mysql, reading, transaction
+from shared import mysql
 from shared.errors import DataRefused
+from shared.mysql import Dialect, Pool, dialect_of, open_mysql, reading, transaction
 from shared.settings import Settings
 from tests.plays import rows, select
 
@@ -103,8 +103,8 @@ async def test_a_connection_is_replaced_before_the_server_closes_it(
     """
     Nobody gets one that was idle for so long that it ends in their hands.
     """
-    assert connections._RECYCLE_S < 20
-    monkeypatch.setattr(connections, "_RECYCLE_S", 0)
+    assert mysql._RECYCLE_S < 20
+    monkeypatch.setattr(mysql, "_RECYCLE_S", 0)
     async with open_mysql(migrated) as pool:
         query = "SELECT CONNECTION_ID()"
         assert await rows(pool, query) != await rows(pool, query)

@@ -9,8 +9,8 @@ import pytest
 
 from shared.accounts import barred, memberships, points, registration, users
 from shared.accounts.users import NewUser
-from shared.connections import Cursor, Pool, transaction
 from shared.errors import InvalidField, NotFound, Refused
+from shared.mysql import Cursor, Pool, transaction
 from tests.account_site import HASH, NOW_MS
 
 ANN = NewUser(username="ann", password_hash=HASH)

@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 
 from shared import keys, witness
 from shared.appends import AppendConnection
-from shared.connections import Pool
 from shared.keys import Keys
+from shared.mysql import Pool
 from shared.settings import Settings
 from shared.streams import EntryId, entry_id
 from shared.witness import FRONT_LIVES_MS, Witness

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from shared.connections import Pool, reading, transaction
 from shared.errors import InvalidField
+from shared.mysql import Pool, reading, transaction
 from shared.published import Checkpoint
 from shared.streams import (
     EntryId,

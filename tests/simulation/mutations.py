@@ -14,8 +14,8 @@ from typing import Any
 from unittest.mock import patch
 
 from shared import published, streams
-from shared.connections import transaction
 from shared.errors import CheckpointMoved, Transient
+from shared.mysql import transaction
 from shared.published import Checkpoint
 from shared.scripts import script
 from tests.simulation import redis_scripts

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import orjson
 
-from shared.connections import Cursor
 from shared.errors import InvalidField
 from shared.keys import Keys, UserKeys
+from shared.mysql import Cursor
 from shared.published import Checkpoint
 from worker.sinks import Touched
 

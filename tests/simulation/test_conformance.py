@@ -9,8 +9,8 @@ from random import Random
 import pytest
 from redis.asyncio import Redis
 
-from shared.connections import open_mysql, reading
 from shared.keys import Keys
+from shared.mysql import open_mysql, reading
 from shared.settings import Settings
 from tests.simulation.conformance import Case, Stores
 from tests.simulation.conformance_mysql import MYSQL_CASES

@@ -12,9 +12,9 @@ from asyncmy.errors import OperationalError
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from shared.connections import Pool as MysqlPool
 from shared.errors import ShardStopped, StoreDown
 from shared.keys import Keys
+from shared.mysql import Pool as MysqlPool
 from shared.settings import Settings
 from tests.simulation.loop import NOBODY, Crashed, Process, VirtualLoop
 from tests.simulation.mysql_client import Pool

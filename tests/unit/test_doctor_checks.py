@@ -13,7 +13,7 @@ from ops.checks.mysql_facts import MysqlFacts
 from ops.checks.redis_facts import Clock, RedisFacts, clock_between
 from ops.checks.shared_checks import Stores, clocks, connections
 from ops.doctor import Report
-from shared.connections import Dialect
+from shared.mysql import Dialect
 from shared.settings import Settings, from_env
 
 NOW_MS = 1_795_367_000_000

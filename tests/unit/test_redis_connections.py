@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from shared.connections import open_redis, redis_errors
 from shared.errors import StoreDown
+from shared.redis import open_redis, redis_errors
 from tests.waiting import until
 
 

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 import uvloop
 
-from shared.connections import mysql_errors, redis_errors
 from shared.errors import StoreDown, Transient
+from shared.mysql import mysql_errors
+from shared.redis import redis_errors
 
 
 async def _write_after_reset() -> None:

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import structlog
 
-from shared.connections import Cursor, MySQLError, Pool, mysql_errors, reading
 from shared.errors import MoonwakeError, Transient
+from shared.mysql import Cursor, MySQLError, Pool, mysql_errors, reading
 from shared.settings import Settings
 from worker.sinks.folding import days_in
 from worker.sql import upsert

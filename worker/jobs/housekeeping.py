@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from shared.accounts import card_keys
-from shared.connections import Cursor, Pool, rows_changed, transaction
+from shared.mysql import Cursor, Pool, rows_changed, transaction
 from shared.times import DAY_MS, datetime_text, now_ms
 
 log = structlog.get_logger()

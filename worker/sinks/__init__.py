@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from shared.connections import Cursor
 from shared.keys import UserKeys
+from shared.mysql import Cursor
 from shared.published import Checkpoint
 
 

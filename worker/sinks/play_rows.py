@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 
 import orjson
 
-from shared.connections import Cursor
 from shared.events import ExtendedPlayRecord, PlayRecord
+from shared.mysql import Cursor
 from shared.times import datetime_text
 from worker.sinks.folding import Content, Key
 from worker.sinks.settling import Changes, ContentSums

@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 from shared import events
-from shared.connections import Cursor
 from shared.errors import StoredRecordIsNewer
 from shared.events import Event
 from shared.keys import CLEAR_FIELD, Keys, UserKeys
+from shared.mysql import Cursor
 from shared.published import Checkpoint
 from shared.settings import Settings
 from shared.streams import written_field

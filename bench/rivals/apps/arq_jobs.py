@@ -22,8 +22,8 @@ from arq.worker import Worker
 
 from bench.rivals.apps.front import Accept, Front, Heartbeat
 from bench.rivals.apps.one import writer
-from shared.connections import open_mysql
 from shared.events import Save, decode
+from shared.mysql import open_mysql
 from shared.settings import Settings, from_env
 
 JOBS_AT_ONCE, JOB_TIMEOUT_S = 20, 5

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from shared.connections import Cursor
 from shared.events import Event, Save
+from shared.mysql import Cursor
 from shared.published import Checkpoint
 from worker import main as worker_main
 from worker.__main__ import main

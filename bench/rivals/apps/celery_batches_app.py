@@ -22,8 +22,8 @@ from celery_batches import Batches
 
 from bench.rivals.apps.front import Accept, Front, Heartbeat
 from bench.rivals.apps.many import BatchWriter, Timed
-from shared.connections import open_mysql
 from shared.events import Save, decode
+from shared.mysql import open_mysql
 from shared.settings import Settings, from_env
 
 BATCH, FLUSH_S = 500, 0.5

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from shared.connections import Pool, transaction
 from shared.errors import StoredRecordIsNewer, Transient
 from shared.events import Save
+from shared.mysql import Pool, transaction
 from shared.published import Checkpoint
 from shared.settings import Settings
 from worker.sinks.plays import PlaysSink

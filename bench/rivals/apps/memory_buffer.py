@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 from bench.rivals.apps.front import Accept, Front, Heartbeat
 from bench.rivals.apps.many import BatchWriter, Timed
-from shared.connections import open_mysql
 from shared.events import Save
+from shared.mysql import open_mysql
 from shared.settings import Settings
 
 FLUSH_EVERY_S = 1.0

@@ -11,7 +11,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 from bench.rivals.apps.front import Heartbeat
-from shared.connections import MySQLError, Pool
+from shared.mysql import MySQLError, Pool
 from shared.records import merge_original_episodes
 from shared.times import datetime_text
 from worker.sinks.folding import Position, count_save, days_in

@@ -20,8 +20,8 @@ from redis.exceptions import ResponseError
 
 from bench.rivals.apps.front import Accept, Front, Heartbeat
 from bench.rivals.apps.many import BatchWriter, Timed
-from shared.connections import open_mysql
 from shared.events import Save, decode
+from shared.mysql import open_mysql
 from shared.settings import Settings, from_env
 
 STREAM, GROUP, CONSUMER = "heartbeats", "writers", "writer"

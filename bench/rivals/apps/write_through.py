@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from bench.rivals.apps.front import Accept, Front
 from bench.rivals.apps.one import writer
-from shared.connections import open_mysql
+from shared.mysql import open_mysql
 from shared.settings import Settings
 
 

@@ -1,4 +1,4 @@
-"""Redis and MySQL: how they open, how they fail, and the one way to write in a transaction."""
+"""MySQL: how it opens, how it fails, and the one way to write in a transaction."""
 
 from __future__ import annotations
 
@@ -12,30 +12,21 @@ import asyncmy
 from asyncmy.connection import Connection
 from asyncmy.cursors import Cursor
 from asyncmy.errors import MySQLError
-from hiredis import pack_command
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio import Connection as RedisConnection
-from redis.exceptions import RedisError, ResponseError
 
-from shared.errors import Contended, DataRefused, MoonwakeError, StoreDown, Taken, Transient
+from shared.errors import Contended, DataRefused, MoonwakeError, Taken, Transient, is_reset
 from shared.settings import Settings
 
 __all__ = [
-    "Command",
     "Cursor",
     "Dialect",
     "MySQLError",
     "Pool",
     "Statement",
-    "connected",
     "dialect_of",
-    "exchange",
     "execute_together",
     "mysql_errors",
     "open_mysql",
-    "open_redis",
     "reading",
-    "redis_errors",
     "rows_changed",
     "snapshot",
     "transaction",
@@ -54,7 +45,6 @@ CONTENDED = frozenset((1205, 1213, 1317, 1969, 3024))
 #: Refusals of a value whose SQLSTATE is the general HY000: wrong string, no default,
 #: CHECK failed, bad UTF-8, row size; 1153 is a packet over max_allowed_packet.
 DATA = frozenset((1153, 1364, 1366, 1300, 1118, 3819))
-
 #: A unique key is taken, by its name or by that of its table.
 TAKEN = frozenset((1062, 1586))
 
@@ -77,77 +67,11 @@ _DRAIN_SESSION = (
 )
 
 
-#: Of one client. Appends and other long-lived connections are not of its pool.
-_REDIS_CONNECTIONS_MAX = 64
-
-
 class Dialect(Enum):
     """The two servers whose SQL differs where it matters."""
 
     MYSQL = "MySQL"
     MARIADB = "MariaDB"
-
-
-class PackedConnection(RedisConnection):
-    """Packs commands with hiredis: redis-py itself takes a microsecond an argument."""
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        name, *values = args
-        words = name.split() if isinstance(name, str) else [name]
-        return [pack_command((*words, *values))]
-
-
-def open_redis(url: str, *, timeout_s: float = 5.0) -> Redis:
-    """A client that answers in bytes, never retries by itself and gives up after *timeout_s*.
-
-    Where more than `_REDIS_CONNECTIONS_MAX` ask at once, some wait for as long for a connection.
-    """
-    # The ordinary pool opens one connection at a time: behind a Redis that does not answer,
-    # each of those who ask would wait for the time-outs of all before it.
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=_REDIS_CONNECTIONS_MAX,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=min(timeout_s, 2.0),
-        connection_class=PackedConnection,  # for redis://; others have a class of their own
-    )
-    client: Redis = Redis.from_pool(pool)
-    # Entries are read by the hundred thousand: a dictionary each would be most of the cost.
-    for command in ("XREAD", "XRANGE"):
-        client.set_response_callback(command, _as_sent)  # type: ignore[arg-type]
-    return client
-
-
-def _as_sent(reply: Any, **_options: Any) -> Any:
-    return reply
-
-
-#: A command for `exchange`: its words.
-Command = tuple[Any, ...]
-
-
-@asynccontextmanager
-async def connected(redis: Redis) -> AsyncIterator[RedisConnection]:
-    """A connection to *redis* of the caller's own, closed afterwards, whatever happens."""
-    connection: RedisConnection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-    try:
-        await connection.connect()  # type: ignore[no-untyped-call]
-        yield connection
-    finally:
-        await connection.disconnect(nowait=True)
-
-
-async def exchange(connection: RedisConnection, commands: Sequence[Command]) -> list[Any]:
-    """Send *commands* in one write; their replies as sent, errors among them, in order."""
-    await connection.send_packed_command(b"".join(pack_command(each) for each in commands))
-    replies: list[Any] = []
-    for _ in commands:
-        try:
-            replies.append(await connection.read_response())
-        except ResponseError as error:
-            replies.append(error)
-    return replies
 
 
 class Pool:
@@ -197,10 +121,6 @@ async def open_mysql(
         yield pool
     finally:
         await pool.close()
-
-
-#: What asyncmy and uvloop say, as a RuntimeError, of a connection that is reset at once.
-_RESET = ("Transport does not expose socket", "unable to perform operation on <")
 
 
 @asynccontextmanager
@@ -292,31 +212,6 @@ def _kind_of(error: MySQLError) -> type[MoonwakeError] | None:
         return Taken
     refused = code in DATA or str(error.sqlstate or "")[:2] in {"22", "23"}
     return DataRefused if refused else None
-
-
-def sound(reply: Any) -> Any:
-    """*reply*, one of a pipeline's. Raises `StoreDown` if it is an error."""
-    if isinstance(reply, Exception):
-        raise StoreDown(f"Redis: {reply}") from reply
-    return reply
-
-
-@contextmanager
-def redis_errors() -> Iterator[None]:
-    """Raise `StoreDown` for whatever keeps Redis from answering."""
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as error:
-        raise StoreDown(f"Redis: {error!r}") from error
-    except RuntimeError as error:
-        if not is_reset(error):
-            raise
-        raise StoreDown(f"Redis: {error!r}") from error
-
-
-def is_reset(error: BaseException) -> bool:
-    """Does *error* say that a connection was reset before it could be used?"""
-    return isinstance(error, RuntimeError) and str(error).startswith(_RESET)
 
 
 #: SQL and its values.
