@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, TypeVar, cast
 
 import msgspec
@@ -42,26 +42,27 @@ async def read_bytes(request: AnyRequest, *, limit: int = BODY_BYTES_MAX) -> byt
 def decoded(body: bytes, kind: type[T]) -> T:
     """*body* as *kind*; an empty one holds nothing.
 
-    Raises `InvalidField` naming the field and what it may hold.
+    Raises `InvalidField` naming the field and what it may hold, in the words that *kind* has
+    for the field in its `WORDS`.
     """
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
+        raise _invalid(str(error), getattr(kind, "WORDS", {})) from None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise InvalidField(MALFORMED, "body", "a JSON object in UTF-8") from None
 
 
-def _invalid(complaint: str) -> InvalidField:
+def _invalid(complaint: str, words: Mapping[str, str]) -> InvalidField:
     parts = _COMPLAINT.fullmatch(complaint)
     what, where = (parts["what"], parts["where"] or "") if parts else (complaint, "")
     if missing := _MISSING.fullmatch(what):
         field = ".".join(part for part in (where, missing["field"]) if part)
-        return InvalidField(MALFORMED, field, "a value: it is required")
+        return InvalidField(words.get(field, MALFORMED), field, "a value: it is required")
     expected = _EXPECTED.fullmatch(what)
     allowed = expected["type"] if expected else what
     allowed = re.sub(r"`(\w+)`", lambda found: _WORDS.get(found[1], found[1]), allowed)
-    return InvalidField(MALFORMED, where or "body", allowed)
+    return InvalidField(words.get(where, MALFORMED), where or "body", allowed)
 
 
 def page_of(

@@ -63,6 +63,11 @@ def _date_of(text: str | None, field: str, default: date) -> date:
 ROUTES = (read_daily_stats,)
 DESCRIBED = {
     (PATH, "get"): Described(
-        "statistics", list[queries.DailyStats], errors=(400, 503), login=True, queries=_WINDOW
+        "statistics",
+        list[queries.DailyStats],
+        errors=(400, 503),
+        login=True,
+        role="owner",
+        queries=_WINDOW,
     ),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Described:
     body: Any = None
     errors: tuple[int, ...] = ()
     login: bool = False
+    #: Who may, where that is not every user.
+    role: Literal["admin", "owner"] | None = None
     queries: tuple[Query, ...] = ()
     #: Does it take an Idempotency-Key?
     once: bool = False
@@ -38,7 +40,10 @@ class Described:
 #: (path, method in lower case) -> its description.
 Descriptions = Mapping[tuple[str, str], Described]
 
-PAGES = (
-    Query("page", "Which page, from 1.", "integer"),
-    Query("pageSize", "Its size, 1 to 100; 20 by default.", "integer"),
-)
+
+def pages(size: int, size_max: int) -> tuple[Query, Query]:
+    """The parameters of what comes in pages, of *size* unless the query says otherwise."""
+    return (
+        Query("page", "Which page, from 1.", "integer"),
+        Query("pageSize", f"Its size, 1 to {size_max:,}; {size:,} by default.", "integer"),
+    )

@@ -67,9 +67,13 @@ class Gate:
         if known is None or known[1] < monotonic():
             known = await self._look_up(carried)
         visitor = known[0]
-        if (reason := self._bars.names.get(visitor.username)) is not None:
-            raise Denied(_BARRED[reason])
+        self.check(visitor.username)
         return visitor
+
+    def check(self, username: str) -> None:
+        """Raise `Denied` if *username* is barred, as far as this front knows."""
+        if (reason := self._bars.names.get(username)) is not None:
+            raise Denied(_BARRED[reason])
 
     async def visitor_now(self, headers: Headers) -> Visitor:
         """The same, and a session counts only if it is there at this moment."""

@@ -5,7 +5,7 @@ What a visitor may do: as the database says, never as a cookie does (facts secti
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from api.asgi import BODY_BYTES_MAX
@@ -29,6 +29,8 @@ class Member:
     id: int
     username: str
     role: Role
+    #: How this route tells who may not: it differs.
+    denied_status: int = 401
 
     @property
     def scope(self) -> str:
@@ -59,11 +61,11 @@ async def admitted(
     *,
     limit: int = BODY_BYTES_MAX,
 ) -> tuple[W, T, bytes]:
-    """(who asks, what for as *kind*, the body), in this order: *who* raises first.
+    """(who asks, what for as *kind*, the body).
 
-    But the body is read before anybody is asked who they are: a client may send it as slowly as
-    it likes, and by its end be banned, deleted or logged out. Raises what *who* does,
-    `InvalidField` or `TooLarge`.
+    The body is read before anybody is asked who they are: a client may send it as slowly as it
+    likes, and by its end be banned, deleted or logged out. Raises `TooLarge`, what *who* does,
+    or `InvalidField`, in this order.
     """
     body = await read_bytes(request, limit=limit)
     return await who(request), decoded(body, kind), body
@@ -82,7 +84,7 @@ async def check_still(cursor: Cursor, site: Site, member: Member) -> None:
     if user.banned:
         raise Denied(users.BANNED)
     if role_of(site, user) != member.role:
-        raise Denied
+        raise Denied(status=member.denied_status)
 
 
 async def scope_of(request: AnyRequest, username: str) -> str:
@@ -113,7 +115,7 @@ async def admin_of(request: AnyRequest, *, status: int = 401) -> Member:
     member = await member_of(request)
     if member.role == "user":
         raise Denied(status=status)
-    return member
+    return replace(member, denied_status=status)
 
 
 async def owner_of(request: AnyRequest) -> Visitor:

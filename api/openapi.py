@@ -7,6 +7,7 @@ their schemas are added, from the very structs that the code uses.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.metadata import version
 from inspect import cleandoc
@@ -31,6 +32,7 @@ from api.accounts import (
 from api.bodies import NEEDED
 from api.described import Described, Query
 from api.errors import ErrorBody
+from shared.events import PlayRecord
 
 _AREAS = (
     play_records,
@@ -57,18 +59,21 @@ _ABOUT = {
     404: "It is not there",
     409: "Changed by somebody else, or the Idempotency-Key was used for another request",
     413: "The body is too long",
-    429: "Too many failed logins; the seconds in Retry-After tell when to go on",
+    429: "Too many attempts lately; the seconds in Retry-After tell when to go on",
     503: "Try again after the seconds in Retry-After",
 }
 _UNAUTHORIZED: dict[str, Any] = {
-    "description": "No valid login",
+    "description": "No login at all (plain text), or not with this one: banned, deleted, no right",
     "content": {"text/plain": {"schema": {"type": "string", "const": "Unauthorized"}}},
 }
+_ROLES = {"admin": "For admins and the owner.", "owner": "For the owner alone."}
+#: In a docstring: where a rule comes from, and a name of ours.
+_SOURCE, _NAME = re.compile(r",? ?\((?:facts|seed)[^)]*\)"), re.compile(r"\*(\w+)\*")
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "Sent again with the same body, the same key gives the same answer.",
+    "description": "Printable ASCII. Sent again with the same body it gives the same answer.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
 _SCHEMES = {
@@ -101,7 +106,9 @@ def document() -> bytes:
 def _shown(schema: dict[str, Any]) -> dict[str, Any]:
     """*schema* for readers: its text without the code's margin, what is needed as required."""
     if "description" in schema:
-        schema["description"] = cleandoc(schema["description"])
+        schema["description"] = _about(schema["description"])
+    if schema["title"] == PlayRecord.__name__:
+        _widen(schema)
     for name, field in schema["properties"].items():
         if field.pop(NEEDED, False):
             del field["default"]
@@ -109,8 +116,37 @@ def _shown(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
+def _widen(schema: dict[str, Any]) -> None:
+    """Say of a record what is taken besides what its struct, the fast way, takes."""
+    schema["additionalProperties"] = True
+    for name, field in schema["properties"].items():
+        if name in schema["required"]:
+            kinds = [field]
+        else:  # texts that are too long for their column are kept beside it
+            kinds = [kind for kind in field.pop("anyOf", [field]) if kind.get("type") != "null"]
+            kinds[0].pop("maxLength", None)
+            schema["properties"][name] = {"anyOf": [*kinds, {"type": "null"}]}
+        if kinds[0]["type"] == "integer":  # rounded down
+            kinds[0]["type"] = "number"
+
+
+def _about(docstring: str) -> str:
+    """A docstring for readers of the page, who know JSON's names and no sources of ours."""
+    text = _SOURCE.sub("", cleandoc(docstring))
+    return _NAME.sub(lambda name: f"`{_camel(name[1])}`", text)
+
+
+def _camel(name: str) -> str:
+    """*name* as `rename="camel"` has it."""
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
 def _describe(shown: dict[str, Any], known: Described, schema_of: dict[str, Any]) -> None:
-    shown["summary"], shown["tags"] = shown.pop("description"), [known.tag]
+    summary, _, more = shown.pop("description").partition("\n\n")
+    shown["summary"], shown["tags"] = summary, [known.tag]
+    if more or known.role is not None:
+        shown["description"] = more or _ROLES[known.role or "admin"]
     result = _content("Done", schema_of[repr(known.result)], known.kind)
     responses: dict[str, Any] = {"200": result}
     if known.tells_why:
@@ -118,7 +154,8 @@ def _describe(shown: dict[str, Any], known: Described, schema_of: dict[str, Any]
     for status in known.errors:
         responses[str(status)] = _content(_ABOUT[status], schema_of[repr(ErrorBody)])
     if known.login:
-        responses["401"] = _unauthorized(responses.get("401"))
+        refused = _content(_ABOUT[401], schema_of[repr(ErrorBody)])["content"]
+        responses["401"] = {**_UNAUTHORIZED, "content": {**_UNAUTHORIZED["content"], **refused}}
         shown["security"] = [{name: []} for name in _SCHEMES]
     if known.body is not None:
         body = _content("", schema_of[repr(known.body)])
@@ -126,13 +163,6 @@ def _describe(shown: dict[str, Any], known: Described, schema_of: dict[str, Any]
     if parameters := [*map(_parameter, known.queries), *([_IDEMPOTENCY_KEY] * known.once)]:
         shown["parameters"] = parameters
     shown["responses"] = responses
-
-
-def _unauthorized(known: dict[str, Any] | None) -> dict[str, Any]:
-    """No login at all is told in plain text, other refusals as JSON."""
-    if known is None:
-        return _UNAUTHORIZED
-    return {**known, "content": {**_UNAUTHORIZED["content"], **known["content"]}}
 
 
 def _parameter(query: Query) -> dict[str, Any]:

@@ -133,6 +133,8 @@ def delete_of(visitor: Visitor, query: bytes) -> Append:
     key = _key_in(query)
     if key is None:
         return clear_of(visitor)
+    if " " in key and "+" not in key:  # how a URL spells a space
+        raise InvalidField(INVALID_KEY, "key", "source+id, in a URL with %2B for its +")
     source, content_id = events.split_key(key)
     entry = events.encode_delete(visitor.username, source, content_id)
     return Append(visitor.shard, visitor.keys, b"d", written_field(source, content_id), entry)
@@ -185,7 +187,7 @@ async def tell_methods() -> Response[None]:
 
 ROUTES = (tell_methods, read_play_records, save_play_record, delete_play_records)
 _TAG = "play records"
-_KEY = (Query("key", "source+id; without it all records are deleted."),)
+_KEY = (Query("key", "source+id, with %2B for the +; without it all records are deleted."),)
 DESCRIBED = {
     (PATH, "get"): Described(_TAG, dict[str, PlayRecord], errors=(400, 503), login=True),
     (PATH, "post"): Described(_TAG, Saved, SaveRequest, errors=(400, 413, 503), login=True),

@@ -13,7 +13,7 @@ from shared.accounts import barred, logins, passwords, registration, users
 from shared.accounts.ledger import user_lock
 from shared.accounts.registration import Created
 from shared.accounts.users import NewUser
-from shared.mysql import reading
+from shared.mysql import Cursor, reading
 from shared.times import now_ms
 from worker.deps import Deps
 
@@ -274,7 +274,13 @@ def unban(name: Name) -> None:
         if name == deps.settings.username:
             await _ensure_owner(deps, name)
         sessions = accounts.sessions_of(deps)
-        await made(deps, [user_lock(name)], lambda cursor: logins.readmit(cursor, sessions, name))
+
+        async def let_in(cursor: Cursor) -> None:
+            if name == deps.settings.username:  # whose name may be that of a deleted user
+                await barred.lift(cursor, name)
+            await logins.readmit(cursor, sessions, name)
+
+        await made(deps, [user_lock(name)], let_in)
         await told(accounts.bars_of(deps).lift(name))
 
     accounts.run(work)

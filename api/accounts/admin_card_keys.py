@@ -10,7 +10,7 @@ from litestar import Response, delete, get, post
 from api.accounts.changes import changed, made
 from api.accounts.replies import Ok, reply
 from api.bodies import MALFORMED, Needed, one_of, page_of
-from api.described import PAGES, Described, Query
+from api.described import Described, Query, pages
 from api.errors import NO_STORE, Answer, response_of
 from api.members import admin_of, admitted
 from api.site import AnyRequest, site_of
@@ -25,7 +25,6 @@ from shared.times import now_ms
 
 #: Real front ends show all keys on one page.
 _PAGE_SIZE = 10_000
-_MODES = ("promotion", "operation")
 _BAD_TYPE = "无效的卡密类型"
 
 
@@ -59,7 +58,7 @@ class CardKeyReply(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class SystemModeRequest(msgspec.Struct, rename="camel"):
-    system_mode: Annotated[str, one_of(_MODES)] | None = None
+    system_mode: Annotated[str, one_of(admin_config.MODES)] | None = None
     promotion_card_key_type: Annotated[str, one_of(KEY_TYPES)] | None = None
 
 
@@ -178,8 +177,8 @@ async def get_system_mode(request: AnyRequest) -> Response[bytes]:
 async def post_system_mode(request: AnyRequest) -> Response[bytes]:
     """Choose between the two, and the type of key that is given."""
     member, asked, body = await admitted(request, admin_of, SystemModeRequest)
-    if asked.system_mode is not None and asked.system_mode not in _MODES:
-        raise InvalidField("无效的系统模式", "systemMode", ", ".join(_MODES))
+    if asked.system_mode is not None and asked.system_mode not in admin_config.MODES:
+        raise InvalidField("无效的系统模式", "systemMode", ", ".join(admin_config.MODES))
     if asked.promotion_card_key_type is not None:
         key_type_of(asked.promotion_card_key_type, "promotionCardKeyType")
 
@@ -216,23 +215,39 @@ _FILTERS = (
     Query("status", "unused, used or expired."),
     Query("type", "year, quarter, month or week."),
     Query("boundTo", "Keys of this user."),
-    *PAGES,
+    *pages(_PAGE_SIZE, _PAGE_SIZE),
 )
 _HASH = (Query("hash", "The key's keyHash.", required=True),)
 _PATH = "/api/admin/cardkey"
 DESCRIBED = {
-    (_PATH, "get"): Described(_TAG, CardKeys, errors=(400, 503), login=True, queries=_FILTERS),
+    (_PATH, "get"): Described(
+        _TAG, CardKeys, errors=(400, 503), login=True, role="admin", queries=_FILTERS
+    ),
     (f"{_PATH}/export", "get"): Described(
-        _TAG, str, errors=(400, 503), login=True, queries=_FILTERS, kind="text/csv"
+        _TAG, str, errors=(400, 503), login=True, role="admin", queries=_FILTERS, kind="text/csv"
     ),
     (_PATH, "post"): Described(
-        _TAG, CardKeyReply, CardKeyRequest, errors=(400, 409, 413, 503), login=True, once=True
+        _TAG,
+        CardKeyReply,
+        CardKeyRequest,
+        errors=(400, 409, 413, 503),
+        login=True,
+        role="admin",
+        once=True,
     ),
     (_PATH, "delete"): Described(
-        _TAG, Ok, errors=(400, 404, 409, 503), login=True, queries=_HASH, once=True
+        _TAG, Ok, errors=(400, 404, 409, 503), login=True, role="admin", queries=_HASH, once=True
     ),
-    (f"{_PATH}/system-mode", "get"): Described(_TAG, SystemMode, errors=(503,), login=True),
+    (f"{_PATH}/system-mode", "get"): Described(
+        _TAG, SystemMode, errors=(503,), login=True, role="admin"
+    ),
     (f"{_PATH}/system-mode", "post"): Described(
-        _TAG, SystemMode, SystemModeRequest, errors=(400, 409, 413, 503), login=True, once=True
+        _TAG,
+        SystemMode,
+        SystemModeRequest,
+        errors=(400, 409, 413, 503),
+        login=True,
+        role="admin",
+        once=True,
     ),
 }

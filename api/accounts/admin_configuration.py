@@ -78,8 +78,14 @@ ROUTES = (get_config, put_config)
 _TAG = "admin: configuration"
 _PATH = "/api/admin/config"
 DESCRIBED = {
-    (_PATH, "get"): Described(_TAG, Configuration, errors=(503,), login=True),
+    (_PATH, "get"): Described(_TAG, Configuration, errors=(503,), login=True, role="admin"),
     (_PATH, "put"): Described(
-        _TAG, ConfigWritten, ConfigRequest, errors=(400, 409, 413, 503), login=True, once=True
+        _TAG,
+        ConfigWritten,
+        ConfigRequest,
+        errors=(400, 409, 413, 503),
+        login=True,
+        role="admin",
+        once=True,
     ),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from litestar import Response, get, post, put
@@ -11,8 +11,8 @@ from api.accounts.admin_card_keys import key_type_of
 from api.accounts.changes import changed, made
 from api.accounts.points import History, history_of
 from api.accounts.replies import Ok, reply
-from api.bodies import Needed, check_username, one_of, page_of
-from api.described import PAGES, Described, Query
+from api.bodies import PAGE_SIZE, PAGE_SIZE_MAX, Needed, check_username, one_of, page_of
+from api.described import Described, Query, pages
 from api.members import Member, admin_of, admitted
 from api.site import AnyRequest, site_of
 from shared.accounts import invitations, points
@@ -25,12 +25,17 @@ from shared.mysql import Cursor
 from shared.times import now_ms
 
 _FORBIDDEN = 403
+#: Real front ends show all accounts on one page.
+_ACCOUNTS_MAX = 10_000
 _NO_USER = "缺少用户名"
+_NO_AMOUNT = "积分数量必须是正整数"
 _SIGNS = {"add": 1, "deduct": -1}
 
 
 class AdjustRequest(msgspec.Struct):
     """*amount* points, above 0, are given (add) or taken (deduct)."""
+
+    WORDS: ClassVar[dict[str, str]] = {"amount": _NO_AMOUNT}
 
     type: Needed[Annotated[str, one_of(_SIGNS)]] = ""
     amount: Needed[int] = 0
@@ -39,8 +44,13 @@ class AdjustRequest(msgspec.Struct):
 
 
 class InvitationConfigRequest(msgspec.Struct, rename="camel"):
-    reward_points: int
-    redeem_threshold: int
+    WORDS: ClassVar[dict[str, str]] = {
+        "rewardPoints": invitations.BAD_REWARD,
+        "redeemThreshold": invitations.BAD_THRESHOLD,
+    }
+
+    reward_points: Needed[int] = 0
+    redeem_threshold: Needed[int] = 0
     card_key_type: Needed[Annotated[str, one_of(KEY_TYPES)]] = ""
 
 
@@ -73,7 +83,7 @@ async def post_adjust(request: AnyRequest) -> Response[bytes]:
         raise InvalidField("无效的调整类型", "type", ", ".join(_SIGNS))
     if not 1 <= asked.amount <= AMOUNT_MAX:
         allowed = f"a whole number from 1 to {AMOUNT_MAX}"
-        raise InvalidField("积分数量必须是正整数", "amount", allowed)
+        raise InvalidField(_NO_AMOUNT, "amount", allowed)
     if not 1 <= len(reason) <= REASON_MAX:
         raise InvalidField(
             "调整原因不能为空且不超过200字", "reason", f"1 to {REASON_MAX} characters"
@@ -96,7 +106,7 @@ async def post_adjust(request: AnyRequest) -> Response[bytes]:
 async def get_accounts(request: AnyRequest) -> Response[bytes]:
     """The points accounts of all users."""
     await _admin_of(request)
-    page, size = page_of(request, size=10_000, size_max=10_000)
+    page, size = page_of(request, size=_ACCOUNTS_MAX, size_max=_ACCOUNTS_MAX)
     accounts, total = await site_of(request).read(lambda cursor: points.listed(cursor, page, size))
     return reply(Accounts(accounts, page, size, total))
 
@@ -135,19 +145,30 @@ async def put_config(request: AnyRequest) -> Response[bytes]:
 
 ROUTES = (post_adjust, get_accounts, get_user_history, get_config, put_config)
 _TAG = "admin: points and invitations"
-_USER = (Query("username", "Whose.", required=True), *PAGES)
+_USER = (Query("username", "Whose.", required=True), *pages(PAGE_SIZE, PAGE_SIZE_MAX))
 DESCRIBED = {
     ("/api/admin/points/adjust", "post"): Described(
-        _TAG, Ok, AdjustRequest, errors=(400, 403, 404, 409, 413, 503), login=True, once=True
+        _TAG,
+        Ok,
+        AdjustRequest,
+        errors=(400, 403, 404, 409, 413, 503),
+        login=True,
+        role="admin",
+        once=True,
     ),
     ("/api/admin/points/users", "get"): Described(
-        _TAG, Accounts, errors=(400, 403, 503), login=True, queries=PAGES
+        _TAG,
+        Accounts,
+        errors=(400, 403, 503),
+        login=True,
+        role="admin",
+        queries=pages(_ACCOUNTS_MAX, _ACCOUNTS_MAX),
     ),
     ("/api/admin/points/history", "get"): Described(
-        _TAG, History, errors=(400, 403, 503), login=True, queries=_USER
+        _TAG, History, errors=(400, 403, 503), login=True, role="admin", queries=_USER
     ),
     ("/api/admin/invitation-config", "get"): Described(
-        _TAG, InvitationConfig, errors=(403, 503), login=True
+        _TAG, InvitationConfig, errors=(403, 503), login=True, role="admin"
     ),
     ("/api/admin/invitation-config", "put"): Described(
         _TAG,
@@ -155,6 +176,7 @@ DESCRIBED = {
         InvitationConfigRequest,
         errors=(400, 403, 409, 413, 503),
         login=True,
+        role="admin",
         once=True,
     ),
 }

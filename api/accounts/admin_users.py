@@ -21,7 +21,7 @@ from api.described import Described
 from api.errors import Denied
 from api.members import Member, admin_of, admitted, role_of
 from api.site import AnyRequest, Site, site_of
-from shared.accounts import barred, groups, logins, passwords, registration, users
+from shared.accounts import groups, logins, passwords, registration, users
 from shared.accounts.users import NewUser, Role
 from shared.errors import InvalidField, NotFound, Refused
 from shared.mysql import Cursor
@@ -112,8 +112,6 @@ async def _check_rank(cursor: Cursor, call: Call, name: str, *, themselves: bool
         role = role_of(call.site, await users.lock(cursor, name))
     except NotFound:
         raise NotFound(_UNKNOWN) from None
-    if await barred.reason_of(cursor, name) == "deleted":
-        raise NotFound(_UNKNOWN)  # only what late events left of them is there, for minutes
     if name == call.admin.username:
         if not themselves:
             raise Refused("不能对自己进行此操作")
@@ -300,6 +298,7 @@ DESCRIBED = {
         UserRequest,
         errors=(400, 401, 404, 409, 413, 503),
         login=True,
+        role="admin",
         once=True,
     ),
 }

@@ -8,12 +8,14 @@ told nothing of whether a user exists, is banned or has run out of time.
 from __future__ import annotations
 
 import hmac
+from typing import ClassVar
 
 import msgspec
 import structlog
 from litestar import Response, post
 
 from api.accounts.replies import Ok, log_in, log_out, reply
+from api.accounts.standings import told
 from api.bodies import MALFORMED, Needed, decoded, operation_of, read_bytes
 from api.clients import address_of
 from api.described import Described, Query
@@ -26,6 +28,7 @@ from shared.accounts.memberships import Membership
 from shared.accounts.users import NewUser, StoredUser
 from shared.errors import Conflict, InvalidField, Refused
 from shared.events import USER_MAX, check_name
+from shared.mysql import Cursor
 from shared.times import now_ms
 
 log = structlog.get_logger()
@@ -38,6 +41,8 @@ OUT_OF_TIME = "卡密已过期，请在设置页面重新绑定新卡密"
 
 class LoginRequest(msgspec.Struct, rename="camel"):
     """Name and password; a card key extends the membership on the way in."""
+
+    WORDS: ClassVar[dict[str, str]] = {"username": NO_NAME, "password": NO_PASSWORD}
 
     username: Needed[str] = ""
     password: Needed[str] = ""
@@ -55,7 +60,10 @@ class LoggedIn(msgspec.Struct, omit_defaults=True):
 
 @post("/api/login", status_code=200)
 async def post_login(request: AnyRequest) -> Response[bytes]:
-    """Log in: sets an HttpOnly session cookie, and the cookie that LunaTV's pages read."""
+    """Log in: sets an HttpOnly session cookie, and the cookie that LunaTV's pages read.
+
+    An Idempotency-Key is that of the card key's binding: each login begins a session.
+    """
     site = site_of(request)
     asked = decoded(await read_bytes(request), LoginRequest)
     if not asked.username:
@@ -66,10 +74,10 @@ async def post_login(request: AnyRequest) -> Response[bytes]:
     async with site.attempts.login(asked.username, address):
         user = await _verified(site, asked)
     await site.attempts.succeeded(asked.username, address)
-    await _check_standing(request, site, user, asked.card_key)
+    await check_standing(request, user, asked.card_key)
+    token = await begin_session(site, user)
     # Whatever session the client came with is not the one it leaves with.
     await end_session(request)
-    token = await begin_session(site, user)
     if asked.bearer:
         return reply(LoggedIn(ok=True, token=token))
     response = reply(LoggedIn(ok=True))
@@ -126,12 +134,15 @@ async def _upgraded(site: Site, user: StoredUser, password: str) -> StoredUser:
     return now
 
 
-async def _check_standing(
-    request: AnyRequest, site: Site, user: StoredUser, card_key: str | None
+async def check_standing(
+    request: AnyRequest, user: StoredUser, card_key: str | None = None
 ) -> None:
     """Raise `Denied` for who is banned, brings a bad key, or has run out of time."""
     if user.banned:
         raise Denied(BANNED)
+    site = site_of(request)
+    if user.username in site.bars.names:  # let in again since this front looked
+        await told(site.bars.look())
     if card_key and card_key.strip():
         await _bind_first(request, user, card_key)
     if role_of(site, user) == "user":
@@ -169,15 +180,16 @@ async def bind(
 ) -> Membership:
     """Bind *card_key* to *username*, once.
 
-    Raises what `Ledger.perform` and `memberships.bind` do.
+    Raises what `Ledger.perform`, `Gate.check` and `memberships.bind` do.
     """
-    plain_key, now = card_key.strip(), now_ms()
-    return await site_of(request).ledger.perform(
-        operation,
-        [user_lock(username), card_lock(card_keys.hash_of(plain_key))],
-        lambda cursor: memberships.bind(cursor, username, plain_key, now),
-        Membership,
-    )
+    site, plain_key, now = site_of(request), card_key.strip(), now_ms()
+
+    async def work(cursor: Cursor) -> Membership:
+        site.gate.check(username)  # who waited for a lock may have been banned meanwhile
+        return await memberships.bind(cursor, username, plain_key, now)
+
+    locks = [user_lock(username), card_lock(card_keys.hash_of(plain_key))]
+    return await site.ledger.perform(operation, locks, work, Membership)
 
 
 async def begin_session(site: Site, user: StoredUser | NewUser) -> str:
@@ -199,8 +211,8 @@ async def end_session(request: AnyRequest) -> None:
     site = site_of(request)
     token = site.gate.token_in(request.scope["headers"])
     if token is not None:
-        site.gate.forget(request.scope["headers"])
         await site.sessions.end(token)
+        site.gate.forget(request.scope["headers"])  # not before: another request looks it up
 
 
 @post("/api/logout", status_code=200)
@@ -223,7 +235,7 @@ ROUTES = (post_login, post_logout)
 _TAG = "login"
 DESCRIBED = {
     ("/api/login", "post"): Described(
-        _TAG, LoggedIn, LoginRequest, errors=(400, 401, 409, 413, 429, 503), once=True
+        _TAG, LoggedIn, LoginRequest, errors=(400, 401, 409, 413, 429, 503)
     ),
     ("/api/logout", "post"): Described(
         _TAG,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import msgspec
 from litestar import Response, get, post
@@ -23,9 +24,12 @@ from shared.times import DAY_MS, iso, now_ms
 #: Days before the end at which the banner becomes pressing.
 _URGENT_DAYS = 7
 _SETTINGS_URL = "/settings"
+_NO_CARD_KEY = "缺少卡密"
 
 
 class BindRequest(msgspec.Struct, rename="camel"):
+    WORDS: ClassVar[dict[str, str]] = {"cardKey": _NO_CARD_KEY}
+
     card_key: Needed[str] = ""
 
 
@@ -41,11 +45,11 @@ class Bound(msgspec.Struct, rename="camel"):
     ok: bool = True
 
 
-class RedeemedKey(HeldKey, omit_defaults=True):
+class RedeemedKey(HeldKey, omit_defaults=True, kw_only=True):
     """A key that points were redeemed for; days left, rounded up."""
 
-    days_remaining: int = 0
-    is_expired: bool = False
+    days_remaining: int
+    is_expired: bool
 
 
 class RedeemedKeys(msgspec.Struct, rename="camel"):
@@ -87,7 +91,7 @@ async def post_membership(request: AnyRequest) -> Response[bytes]:
     """Bind a card key: the membership begins, or goes on for the key's days."""
     visitor, asked, body = await admitted(request, visitor_of, BindRequest)
     if not asked.card_key.strip():
-        raise InvalidField("缺少卡密", "cardKey", "an unused card key")
+        raise InvalidField(_NO_CARD_KEY, "cardKey", "an unused card key")
 
     async def attempt() -> Membership:
         scope = await scope_of(request, visitor.username)

@@ -8,8 +8,8 @@ import msgspec
 from litestar import Response, get, post
 
 from api.accounts.replies import reply
-from api.bodies import operation_of, page_of
-from api.described import PAGES, Described
+from api.bodies import PAGE_SIZE, PAGE_SIZE_MAX, operation_of, page_of
+from api.described import Described, pages
 from api.members import admitted, for_known, member_of, scope_of, visitor_of
 from api.site import AnyRequest, site_of
 from shared.accounts import invitations, points, redemption
@@ -77,6 +77,7 @@ async def post_redeem(request: AnyRequest) -> Response[bytes]:
     config, now = await site.invitation_config.get(), now_ms()
 
     async def redeem(cursor: Cursor) -> CardKey:
+        site.gate.check(visitor.username)  # they may have waited for a lock, and be banned now
         return await redemption.redeem(cursor, visitor.username, config, now)
 
     async def attempt() -> CardKey:
@@ -113,7 +114,7 @@ _TAG = "points and invitations"
 DESCRIBED = {
     ("/api/points/balance", "get"): Described(_TAG, Balance, errors=(503,), login=True),
     ("/api/points/history", "get"): Described(
-        _TAG, History, errors=(400, 503), login=True, queries=PAGES
+        _TAG, History, errors=(400, 503), login=True, queries=pages(PAGE_SIZE, PAGE_SIZE_MAX)
     ),
     ("/api/redeem/cardkey", "post"): Described(
         _TAG, Redeemed, errors=(400, 409, 413, 503), login=True, once=True

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import structlog
 from litestar import Response, get, post
 
 from api.accounts.changes import made
-from api.accounts.login import NO_NAME, NO_PASSWORD, WRONG, begin_session
+from api.accounts.login import NO_NAME, NO_PASSWORD, WRONG, begin_session, check_standing
 from api.accounts.replies import Ok, log_in, reply
 from api.accounts.standings import prepare_name, tell_standing, told
 from api.bodies import Needed, decoded, operation_of, read_bytes
@@ -25,7 +25,7 @@ from api.site import AnyRequest, Site, site_of
 from shared.accounts import card_keys, logins, passwords, registration, users
 from shared.accounts.admin_config import Policy
 from shared.accounts.invitations import Invitation
-from shared.accounts.ledger import Operation, card_lock, user_lock
+from shared.accounts.ledger import Operation, card_lock, user_lock, was_made
 from shared.accounts.memberships import Membership
 from shared.accounts.registration import Created
 from shared.accounts.users import NewUser
@@ -36,6 +36,7 @@ from shared.times import now_ms
 log = structlog.get_logger()
 
 PASSWORD_MIN = 6
+_NO_NEW_PASSWORD = "新密码不得为空"  # noqa: S105 -- a text for the user
 
 
 class RegistrationConfig(msgspec.Struct, rename="camel"):
@@ -49,6 +50,8 @@ class RegistrationConfig(msgspec.Struct, rename="camel"):
 
 class RegisterRequest(msgspec.Struct, rename="camel"):
     """A new user; the invitation code is somebody else's."""
+
+    WORDS: ClassVar[dict[str, str]] = {"username": NO_NAME, "password": NO_PASSWORD}
 
     username: Needed[str] = ""
     password: Needed[str] = ""
@@ -67,6 +70,8 @@ class Registered(msgspec.Struct, rename="camel"):
 
 
 class ChangePasswordRequest(msgspec.Struct, rename="camel"):
+    WORDS: ClassVar[dict[str, str]] = {"newPassword": _NO_NEW_PASSWORD}
+
     new_password: Needed[str] = ""
 
 
@@ -90,11 +95,11 @@ async def post_register(request: AnyRequest) -> Response[bytes]:
     site = site_of(request)
     body = await read_bytes(request)
     asked = decoded(body, RegisterRequest)
-    policy = await site.policy.get()
-    if not policy.allow_register:
-        raise Denied("管理员已关闭用户注册功能", 403)
-    _check(site, policy, asked)
     operation = operation_of(request, "", body)
+    policy = await site.policy.get()
+    # Who was registered is told so again, whoever may register by now.
+    if not (operation.is_named and await site.read(lambda cursor: was_made(cursor, operation))):
+        _check(site, policy, asked)
     async with _counted(request, asked.username, operation):
         new = NewUser(
             username=asked.username,
@@ -103,7 +108,7 @@ async def post_register(request: AnyRequest) -> Response[bytes]:
         )
         created = await _create(request, policy, new, asked, operation)
         if operation.is_named:
-            new = await _as_registered(site, new, asked.password)
+            new = await _as_registered(request, new, asked.password)
     # Done. At once, so that a Redis that does not answer is waited for once.
     token, *_ = await asyncio.gather(_first_session(site, new), *_tellings(request, new, operation))
     response = reply(Registered(created.membership))
@@ -125,17 +130,18 @@ async def _counted(request: AnyRequest, username: str, operation: Operation) -> 
         yield
 
 
-async def _as_registered(site: Site, new: NewUser, password: str) -> NewUser:
+async def _as_registered(request: AnyRequest, new: NewUser, password: str) -> NewUser:
     """*new* with the password as it is stored: a repeated request meets what became of it since.
 
-    Raises `Denied` if the user is gone or has another password.
+    Raises `Denied` if the user is gone, has another password, or could not log in.
     """
-    user = await site.read(lambda cursor: users.find(cursor, new.username))
+    user = await site_of(request).read(lambda cursor: users.find(cursor, new.username))
     if user is not None and user.password_hash == new.password_hash:
         return new  # made just now
     verdict = await passwords.verify(password, user.password_hash if user else None)
     if user is None or not verdict.right:
         raise Denied(WRONG)
+    await check_standing(request, user)
     return replace(new, password_hash=user.password_hash)
 
 
@@ -157,7 +163,7 @@ def _tellings(
     """What Redis is to know of the new user."""
     site = site_of(request)
     if new.after_former:
-        yield told(tell_standing(site, new.username, None))
+        yield tell_standing(site, new.username, None)
     if operation.is_named:
         yield told(site.attempts.succeeded(new.username, address_of(request)))
 
@@ -168,6 +174,8 @@ def _card_key_in(asked: RegisterRequest) -> str | None:
 
 def _check(site: Site, policy: Policy, asked: RegisterRequest) -> None:
     """Raise what is wrong, in the order that real front ends know."""
+    if not policy.allow_register:
+        raise Denied("管理员已关闭用户注册功能", 403)
     required = policy.card_keys_enabled and policy.card_key_required and not policy.promotes
     if required and _card_key_in(asked) is None:
         raise InvalidField("卡密不能为空", "cardKey", "an unused card key")
@@ -218,7 +226,7 @@ async def post_change_password(request: AnyRequest) -> Response[bytes]:
     """Change one's own password; the user's other sessions end."""
     member, asked, body = await admitted(request, member_of, ChangePasswordRequest)
     if not asked.new_password:
-        raise InvalidField("新密码不得为空", "newPassword", "a new password")
+        raise InvalidField(_NO_NEW_PASSWORD, "newPassword", "a new password")
     if member.is_owner:
         raise Denied("站长不能通过此接口修改密码", 403)
     site, headers = site_of(request), request.scope["headers"]

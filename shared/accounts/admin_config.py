@@ -108,11 +108,13 @@ def check(config: Document) -> None:
     Else "no" would leave it open: what is not understood counts as the default.
     """
     for section, rules in _RULES.items():
-        part = config.get(section, {})
+        part = config.get(section)
+        if part is None:  # real documents hold null for what was never set
+            continue
         if not isinstance(part, dict):
             raise InvalidField(UNUSABLE, section, "an object")
         for name, (is_right, allowed) in rules.items():
-            if name in part and not is_right(part[name]):
+            if part.get(name) is not None and not is_right(part[name]):
                 raise InvalidField(UNUSABLE, f"{section}.{name}", allowed)
 
 
@@ -121,7 +123,8 @@ def _is_bool(value: object) -> bool:
 
 
 def _is_one_of(*values: str) -> _Rule:
-    return (lambda value: isinstance(value, str) and value in values), ", ".join(values)
+    # An empty text is what a page sends of a choice that nobody made.
+    return (lambda value: isinstance(value, str) and value in ("", *values)), ", ".join(values)
 
 
 #: Is a value right, and what would be.

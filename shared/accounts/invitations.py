@@ -20,6 +20,7 @@ from shared.errors import InvalidField
 from shared.mysql import Cursor
 from shared.times import datetime_text
 
+BAD_REWARD, BAD_THRESHOLD = "奖励积分必须是正整数", "兑换门槛必须是正整数"
 REASON = "邀请好友注册"
 
 _CONFIG = (
@@ -79,9 +80,9 @@ async def write_config(cursor: Cursor, config: InvitationConfig) -> None:
     """Replace it. Raises `InvalidField`."""
     amount = f"a whole number from 1 to {AMOUNT_MAX}"
     if not 1 <= config.reward_points <= AMOUNT_MAX:
-        raise InvalidField("奖励积分必须是正整数", "rewardPoints", amount)
+        raise InvalidField(BAD_REWARD, "rewardPoints", amount)
     if not 1 <= config.redeem_threshold <= AMOUNT_MAX:
-        raise InvalidField("兑换门槛必须是正整数", "redeemThreshold", amount)
+        raise InvalidField(BAD_THRESHOLD, "redeemThreshold", amount)
     if config.card_key_type not in KEY_TYPES:
         raise InvalidField("无效的卡密类型", "cardKeyType", ", ".join(KEY_TYPES))
     await cursor.execute(

@@ -149,6 +149,13 @@ class Ledger:
         return done
 
 
+async def was_made(cursor: Cursor, operation: Operation) -> bool:
+    """Was this very request made already? Then `perform` answers it, whatever has changed."""
+    await cursor.execute(_FIND, (operation.id,))
+    found = await cursor.fetchone()
+    return found is not None and hmac.compare_digest(found[0], operation.fingerprint)
+
+
 async def _done_before(cursor: Cursor, operation: Operation, result: type[T]) -> T:
     await cursor.execute(_FIND, (operation.id,))
     fingerprint, text = await cursor.fetchone()

@@ -161,11 +161,16 @@ async def listed(cursor: Cursor, page: int, size: int) -> tuple[list[User], int]
 
 
 async def lock(cursor: Cursor, username: str) -> StoredUser:
-    """The user of exactly this name, locked until the transaction ends. Raises `NotFound`."""
+    """The user of exactly this name, locked until the transaction ends.
+
+    Raises `NotFound`, also where late events of a deleted user made a row anew: it is what
+    remains of them for some minutes, and nobody's account.
+    """
     await cursor.execute(
         f"SELECT {_COLUMNS} FROM users WHERE username = %s FOR UPDATE", (username,)
     )
-    if (row := await cursor.fetchone()) is None:
+    row = await cursor.fetchone()
+    if row is None or await barred.reason_of(cursor, username) == "deleted":
         raise NotFound(UNKNOWN)
     return _user_of(row)
 
@@ -242,9 +247,8 @@ async def set_banned(cursor: Cursor, username: str, *, banned: bool) -> None:
 
 async def delete(cursor: Cursor, username: str) -> None:
     """Remove *username* and all that is theirs; their cookie counts no more. Raises `NotFound`."""
+    await lock(cursor, username)
     await cursor.execute("DELETE FROM users WHERE username = %s", (username,))
-    if cursor.rowcount != 1:
-        raise NotFound(UNKNOWN)
     await barred.bar(cursor, username, "deleted")
 
 

@@ -661,3 +661,25 @@ async def test_a_deleted_user_is_shown_as_one(migrated: Settings) -> None:
     shown = await moonwake(migrated, "users", "show", "ann")
 
     assert (1, True) == (shown.exit_code, "was deleted" in shown.stderr)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("unban",), ("ban",), ("reset-password", "--password-stdin"), ("delete", "--yes")],
+    ids=" ".join,
+)
+async def test_what_late_events_leave_of_a_deleted_user_is_nobody(
+    migrated: Settings, pool: Pool, command: tuple[str, ...]
+) -> None:
+    """A row for some minutes: neither let in, nor banned, nor given a password."""
+    await _add(migrated, "ann")
+    assert 0 == (await moonwake(migrated, "users", "delete", "ann", "--yes")).exit_code
+    await _play_only(pool, "ann")
+    before = await rows(pool, "SELECT username, password_hash, banned FROM users")
+
+    name, *options = command
+    done = await moonwake(migrated, "users", name, "ann", *options, given=b"long enough\n")
+
+    assert (1, "moonwake: there is no such user\n") == (done.exit_code, done.stderr)
+    assert [("ann", "deleted")] == await rows(pool, "SELECT username, reason FROM barred_users")
+    assert before == await rows(pool, "SELECT username, password_hash, banned FROM users")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.settings import Settings
-from tests.callers import People, error_of, everything, people
+from tests.callers import People, configure, error_of, everything, people
 
 PATH = "/api/admin/config"
 CHANGED = (409, "配置已被其他人修改，请刷新后重试")
@@ -150,7 +150,7 @@ async def test_sections_of_wrong_types_do_no_harm(site: People) -> None:
     [
         ({"UserConfig": {"AllowRegister": "no"}}, "UserConfig.AllowRegister"),
         ({"UserConfig": {"AllowRegister": 0}}, "UserConfig.AllowRegister"),
-        ({"UserConfig": {"AllowRegister": None}}, "UserConfig.AllowRegister"),
+        ({"UserConfig": {"AllowRegister": ""}}, "UserConfig.AllowRegister"),
         ({"UserConfig": [1]}, "UserConfig"),
         ({"CardKeyConfig": 5}, "CardKeyConfig"),
         ({"CardKeyConfig": {"enabled": "false"}}, "CardKeyConfig.enabled"),
@@ -173,3 +173,22 @@ async def test_what_nobody_understands_closes_no_door_and_is_refused(
     assert (400, field) == (status, body["field"])
     assert body["allowed"]
     assert before == await everything(site.pool)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"CardKeyConfig": None},
+        {"CardKeyConfig": {"systemMode": None, "enabled": None}},
+        {"CardKeyConfig": {"systemMode": "", "promotionCardKeyType": ""}},
+        {"UserConfig": {"AllowRegister": None}},
+    ],
+    ids=repr,
+)
+async def test_what_was_read_can_be_written_back(site: People, section: dict[str, Any]) -> None:
+    """Documents of real sites hold null and empty texts for what was never chosen."""
+    await configure(site.pool, **section)
+    _, shown = await site.owner.get(PATH)
+
+    body = {"config": shown["Config"], "version": shown["version"]}
+    assert 200 == (await site.owner.put(PATH, body))[0]

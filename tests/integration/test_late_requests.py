@@ -175,11 +175,27 @@ async def test_an_admin_who_loses_the_role_while_waiting_changes_nothing(site: P
         await until(lambda: waiting_in(site) == 1, "it waits")
         answer = await site.owner.post(USER, {"action": "cancelAdmin", "targetUsername": "adm"})
         assert (200, {"ok": True}) == answer
-    assert (401, {"error": "权限不足"}) == await change
+    assert (403, {"error": "权限不足"}) == await change  # as this route tells others
     assert (200, {"balance": 0}) == await site.ann.get("/api/points/balance")
 
 
-def waiting_in(site: People) -> int:
-    """How many wait for a lock of ann's."""
-    queue = site.front.site.ledger.locks._queues.get(user_lock("ann"))
+@pytest.mark.parametrize("path", ["/api/user/cardkey", "/api/redeem/cardkey"])
+async def test_who_is_banned_while_waiting_binds_and_redeems_nothing(
+    site: People, path: str
+) -> None:
+    """They were let in when they asked; what counts is when it is their turn."""
+    await give_points(site.pool, "bob", 1_000)
+    [key] = await new_keys(site.pool)
+    async with site.front.site.ledger.locks.hold(user_lock("bob")):
+        change = asyncio.create_task(site.bob.post(path, {"cardKey": key}))
+        await until(lambda: waiting_in(site, "bob") == 1, "it waits")
+        await site.owner.post(USER, {"action": "ban", "targetUsername": "bob"})
+        before = await everything(site.pool)
+    assert (401, {"error": "用户已被封禁"}) == await change
+    assert before == await everything(site.pool)
+
+
+def waiting_in(site: People, name: str = "ann") -> int:
+    """How many wait for a lock of this user's."""
+    queue = site.front.site.ledger.locks._queues.get(user_lock(name))
     return 0 if queue is None else len(queue._waiters or ())

@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.accounts import barred, logins, passwords
+from shared.accounts.sessions import Sessions
 from shared.mysql import transaction
 from shared.settings import Settings
 from shared.times import now_ms
@@ -24,8 +25,9 @@ from tests.callers import (
     new_keys,
     people,
     query,
+    without_signed_cookies,
 )
-from tests.fronts import front
+from tests.fronts import Front, front
 from tests.waiting import until
 
 SALT = "00112233445566778899aabbccddeeff"
@@ -37,6 +39,12 @@ FORMS = {
     "scrypt": f"{SALT}:{SCRYPT.hex()}",
 }
 WRONG = (401, "用户名或密码错误")
+
+
+@pytest.fixture(name="near")
+async def _near(site: People) -> AsyncIterator[Front]:
+    async with without_signed_cookies(site) as near:
+        yield near
 
 
 @pytest.fixture(name="site")
@@ -343,3 +351,49 @@ async def test_what_everywhere_means_is_true_or_false(site: People) -> None:
     status, body = await site.ann.post("/api/logout?everywhere=1")
     assert (400, "everywhere") == (status, body["field"])
     assert (200, {"ok": True}) == await site.ann.post("/api/logout?everywhere=false")
+
+
+async def test_a_login_that_fails_at_its_end_leaves_the_session_that_was_there(
+    site: People, near: Front
+) -> None:
+    """MySQL does not answer: who was logged in is so still."""
+    one = Caller(near)
+    assert 200 == (await one.log_in("cat"))[0]
+    async with transaction(site.pool) as cursor:
+        await cursor.execute("SELECT 1 FROM users WHERE username = 'cat' FOR UPDATE")
+        assert 503 == (await one.log_in("cat"))[0]
+
+    assert await one.is_in()
+
+
+async def test_a_request_beside_a_log_out_makes_no_front_believe_in_the_session(
+    near: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The front looks it up while it ends, and has to forget it afterwards."""
+    one, other = Caller(near), Caller(near)
+    await one.log_in("cat")
+    other.client.cookies = one.client.cookies
+    end = Sessions.end
+
+    async def end_and_be_asked(sessions: Sessions, token: str) -> None:
+        assert await other.is_in()
+        await end(sessions, token)
+
+    monkeypatch.setattr(Sessions, "end", end_and_be_asked)
+    assert 200 == (await one.post("/api/logout"))[0]
+
+    assert not await other.is_in()
+
+
+async def test_who_was_let_in_again_is_in_with_the_login(site: People, near: Front) -> None:
+    """Elsewhere, a moment ago: this front has not looked since, and a login makes it look."""
+    for action in ("ban", "unban"):
+        asked = {"action": action, "targetUsername": "cat"}
+        assert 200 == (await site.owner.post("/api/admin/user", asked))[0]
+        if action == "ban":
+            await near.site.bars.look()
+    assert "cat" in near.site.bars.names
+
+    one = Caller(near)
+    assert 200 == (await one.log_in("cat"))[0]
+    assert await one.is_in()

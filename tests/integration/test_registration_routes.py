@@ -403,7 +403,7 @@ async def test_a_registration_sent_again_is_answered_the_same(site: People) -> N
     [
         ({"action": "changePassword", "targetPassword": "changed"}, (401, "用户名或密码错误")),
         ({"action": "deleteUser"}, (401, "用户名或密码错误")),
-        ({"action": "ban"}, (401, "用户已被封禁")),
+        ({"action": "ban"}, (401, "用户被封禁")),
     ],
 )
 async def test_a_registration_sent_again_later_is_no_way_in(
@@ -433,7 +433,7 @@ async def test_a_registration_sent_again_later_is_no_way_in(
         ("owner", {"newPassword": ""}, (400, "新密码不得为空")),
         ("owner", {"newPassword": "secret2"}, (403, "站长不能通过此接口修改密码")),
         ("ann", {"newPassword": "x" * 1_025}, (400, "密码无效")),
-        ("ann", {"newPassword": None}, (400, "参数格式错误")),
+        ("ann", {"newPassword": None}, (400, "新密码不得为空")),
         ("ann", {"newPassword": "x", "username": "bob"}, (200, {"ok": True})),
         ("adm", {"newPassword": "new password"}, (200, {"ok": True})),
     ],
@@ -457,3 +457,42 @@ async def test_names_that_a_site_brought_along_keep_others_out(site: People) -> 
     await query(site.pool, "INSERT INTO users (username, password_hash) VALUES ('old_one', '!')")
 
     assert TAKEN == error_of(await site.stranger.register("OLD_ONE"))
+
+
+CLOSED: dict[str, Any] = {"UserConfig": {"AllowRegister": False}}
+KEY_REQUIRED: dict[str, Any] = {
+    "CardKeyConfig": {"enabled": True, "requireCardKeyOnRegister": True}
+}
+
+
+@pytest.mark.parametrize("rules", [CLOSED, KEY_REQUIRED], ids=["closed", "key-required"])
+async def test_who_was_registered_is_told_so_again_whatever_the_rules_are_by_now(
+    site: People, rules: dict[str, Any]
+) -> None:
+    """The answer was lost, and the rules changed: it was made under those of before."""
+    assert (200, DONE) == await site.stranger.post(PATH, NEW, idempotency_key="k")
+    await configure(site.pool, **rules)
+    site.front.site.policy.forget()
+
+    assert (200, DONE) == await Caller(site.front).post(PATH, NEW, idempotency_key="k")
+    other = {**NEW, "username": "another"}
+    assert 200 != (await Caller(site.front).post(PATH, other, idempotency_key="k"))[0]
+    assert 200 != (await Caller(site.front).post(PATH, other, idempotency_key="j"))[0]
+
+
+async def test_a_registration_sent_again_lets_nobody_in_whom_a_login_would_not(
+    site: People,
+) -> None:
+    """It is one then: a membership that is over says no to both."""
+    [key] = await new_keys(site.pool)
+    body = {**NEW, "cardKey": key}
+    assert 200 == (await site.stranger.post(PATH, body, idempotency_key="k"))[0]
+    for table in ("memberships", "user_card_keys"):
+        await query(site.pool, f"UPDATE {table} SET expires_at = '2020-01-01 00:00:00'")
+    await query(site.pool, "UPDATE card_keys SET expires_at = '2020-01-01 00:00:00'")
+
+    refused = error_of(await Caller(site.front).log_in("newbie"))
+    again = Caller(site.front)
+    assert refused == error_of(await again.post(PATH, body, idempotency_key="k"))
+    assert 401 == refused[0]
+    assert not await again.is_in()
