@@ -480,6 +480,15 @@ async def test_who_was_registered_is_told_so_again_whatever_the_rules_are_by_now
     assert 200 != (await Caller(site.front).post(PATH, other, idempotency_key="j"))[0]
 
 
+async def test_the_key_of_a_registration_spares_no_other_request_the_rules(site: People) -> None:
+    """It stands for the request that it came with."""
+    assert (200, DONE) == await site.stranger.post(PATH, NEW, idempotency_key="k")
+    other = {**NEW, "confirmPassword": "another"}
+    assert (400, "两次输入的密码不一致") == error_of(
+        await site.stranger.post(PATH, other, idempotency_key="k")
+    )
+
+
 async def test_a_registration_sent_again_lets_nobody_in_whom_a_login_would_not(
     site: People,
 ) -> None:
