@@ -24,10 +24,13 @@ def notes(view: Overview) -> list[str]:
     dead = sum(checkpoint.dead for checkpoint in checkpoints)
     told = []
     if lost:
-        told.append(f"{lost:,} entries were lost by Redis, in all time")
+        told.append(f"entries lost by Redis in all time: {lost:,}")
     told += _new_losses(view)
     if dead:
-        told.append(f"{dead:,} entries are dead letters: moonwake dead-letters list")
+        told.append(
+            f"entries that became dead letters in all time: {dead:,}"
+            " (moonwake dead-letters list: those that wait for a decision)"
+        )
     if not view.live_workers:
         told.append("no worker lives: start `python -m worker`")
     return told

@@ -64,9 +64,14 @@ def _table(events: Iterable[Sequence[Incident]]) -> Table:
             newest.cause,
             Text(newest.count, "red" if newest.lost else ""),
             "yes" if any(each.amended_at for each in same) else "",
-            f"{newest.after_id} {newest.before_id}" if one else "",
+            f"{_told(newest.after_id)} {_told(newest.before_id)}" if one else "",
         )
     return table
+
+
+def _told(entry_id: str) -> str:
+    """An entry's id; a dash where there is none: nothing was applied before, or nothing came."""
+    return "-" if entry_id == "0-0" else entry_id
 
 
 def _harmless(told: Harmless) -> str:

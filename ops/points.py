@@ -16,6 +16,7 @@ from ops.letter_view import printable
 from shared.accounts import points
 from shared.accounts.ledger import user_lock
 from shared.accounts.points import AMOUNT_MAX, REASON_MAX, Account, Cause, PointsRecord
+from shared.errors import NotFound
 from shared.mysql import Cursor, reading
 from shared.times import iso, now_ms
 from worker.deps import Deps
@@ -81,7 +82,10 @@ def adjust(
 
         async def adjusted(cursor: Cursor) -> int:
             if admin is not None and admin != deps.settings.username:
-                await user_view.known(cursor, deps.settings, admin)
+                try:
+                    await user_view.known(cursor, deps.settings, admin)
+                except NotFound as error:
+                    raise NotFound(f"there is no such admin: {admin} (--as)") from error
             await points.adjust(cursor, name, amount, cause, now)
             return (await points.lock_account(cursor, name)).balance
 

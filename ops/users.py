@@ -141,9 +141,18 @@ def reset_password(name: Name, password_stdin: _Stdin = False) -> None:
 def logout(name: Name) -> None:
     """End all sessions of a user. LunaTV's cookies go on; `ban` keeps those out too.
 
-    Exit codes: 0 done, 2 a setting is wrong or Redis cannot be used.
+    Exit codes: 0 done, 1 there is no such user, 2 a setting is wrong, or MySQL
+    or Redis cannot be used.
     """
-    ended = accounts.run(lambda deps: accounts.sessions_of(deps).end_all(name))
+
+    async def work(deps: Deps) -> int:
+        ended = await accounts.sessions_of(deps).end_all(name)
+        if not ended:
+            async with reading(deps.pool) as cursor:
+                await user_view.known(cursor, deps.settings, name)
+        return ended
+
+    ended = accounts.run(work)
     typer.echo(f"sessions of {name} ended: {ended}")
 
 

@@ -683,3 +683,25 @@ async def test_what_late_events_leave_of_a_deleted_user_is_nobody(
     assert (1, "moonwake: there is no such user\n") == (done.exit_code, done.stderr)
     assert [("ann", "deleted")] == await rows(pool, "SELECT username, reason FROM barred_users")
     assert before == await rows(pool, "SELECT username, password_hash, banned FROM users")
+
+
+async def test_a_log_out_of_nobody_is_no_success(migrated: Settings, redis: Redis) -> None:
+    """A name that was mistyped at night; who has sessions or a row is somebody."""
+    assert 1 == (await moonwake(migrated, "users", "logout", "nobody")).exit_code
+    await _sessions(migrated, redis).begin("nobody")
+    ended = await moonwake(migrated, "users", "logout", "nobody")
+    assert (0, "sessions of nobody ended: 1\n") == (ended.exit_code, ended.output)
+
+    await _add(migrated, "ann")
+    assert 0 == (await moonwake(migrated, "users", "logout", "ann")).exit_code
+
+
+async def test_points_given_in_the_name_of_nobody_are_refused_by_that_name(
+    migrated: Settings, pool: Pool
+) -> None:
+    """Two names are in the command: the message says which is wrong."""
+    await _add(migrated, "ann")
+    command = ("points", "adjust", "ann", "5", "--reason", "x", "--as", "ghost")
+    done = await moonwake(migrated, *command)
+    assert (1, True) == (done.exit_code, "ghost (--as)" in done.stderr)
+    assert [] == await rows(pool, "SELECT * FROM points_records")

@@ -152,6 +152,13 @@ async def test_texts_are_stored_as_they_came(site: People) -> None:
         await query(site.pool, "UPDATE user_points SET balance = 0")
 
 
+#: What a field that holds no text is answered: in general, and where real fronts know better.
+NO_TEXT = {
+    *("参数格式错误", "用户名不能为空", "密码不能为空", "新密码不得为空"),
+    *("缺少卡密", "积分数量必须是正整数", "奖励积分必须是正整数", "兑换门槛必须是正整数"),
+}
+
+
 @pytest.mark.parametrize(
     "value", [True, 0, -1, 1.5, 10**30, [], {}, [[]], {"$gt": ""}, ["' OR 1"]], ids=str
 )
@@ -160,7 +167,7 @@ async def test_what_should_be_a_text_and_is_none_is_refused(site: People, value:
     before = await everything(site.pool)
     for who, method, path, body in bodies(value):
         status, told = await site.known_as(who).send(method, path, body)
-        assert (400, "参数格式错误") == (status, told["error"]), (path, body)
+        assert (400, True) == (status, told["error"] in NO_TEXT), (path, body)
         assert told["field"]
     after = await everything(site.pool)
     after["users"] = [row for row in after["users"] if row[1] != "admin"]

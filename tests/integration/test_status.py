@@ -92,7 +92,7 @@ async def test_every_entry_is_in_one_column_of_the_books(deps: Deps) -> None:
     assert (2, 1, 0, 1, 0, 0) == books(view.shards[BOB])
     assert [1, 1] == [shard.status.lag for shard in view.shards]
     assert [] == attention(view)
-    assert any("1 entries are dead letters" in note for note in notes(view))
+    assert any("became dead letters in all time: 1" in note for note in notes(view))
 
 
 async def test_a_long_backlog_is_counted_by_reading_all_of_it(deps: Deps) -> None:
@@ -130,7 +130,7 @@ async def test_entries_trimmed_by_a_stranger_upset_the_books(deps: Deps) -> None
     view = await view_of(deps)
     assert (5, 3, 0, 0, 2, 0) == books(view.shards[ANN])
     assert [] == attention(view)
-    assert any("2 entries were lost" in note for note in notes(view))
+    assert any("lost by Redis in all time: 2" in note for note in notes(view))
 
 
 async def test_a_backlog_trimmed_while_it_is_read_is_not_called_a_difference(deps: Deps) -> None:
