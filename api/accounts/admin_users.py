@@ -38,7 +38,7 @@ class UserRequest(msgspec.Struct, rename="camel"):
 
     - `add`: `targetPassword`, and a `userGroup` if the user is to have one
     - `changePassword`: `targetPassword`
-    - `ban`, `unban`, `setAdmin`, `cancelAdmin`, `deleteUser`: nothing
+    - `ban`, `unban`, `deleteUser`, and for the owner alone `setAdmin`, `cancelAdmin`: nothing
     - `updateUserApis`: `enabledApis`, all of them
     - `updateUserGroups`: `userGroups`, all of them
     - `batchUpdateUserGroups`: `usernames` instead of `targetUsername`, and `userGroups`
@@ -90,7 +90,7 @@ class Call:
 
 @post("/api/admin/user", status_code=200)
 async def post_user(request: AnyRequest) -> Response[bytes]:
-    """Manage a user: `action` says how, `targetUsername` whom."""
+    """Manage a user: the action says how, targetUsername whom."""
     admin, asked, body = await admitted(request, admin_of, UserRequest)
     if asked.action not in ACTIONS:
         raise InvalidField(MALFORMED, "action", ", ".join(ACTIONS))
