@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Annotated, Literal
 
 import typer
 
 from ops import accounts, user_view
 from ops.accounts import AsJson, Name, Page, Yes, changed, fail, made, told
+from shared import instance
 from shared.accounts import barred, logins, passwords, registration, users
 from shared.accounts.ledger import user_lock
 from shared.accounts.registration import Created
 from shared.accounts.users import NewUser
+from shared.errors import Unavailable
 from shared.mysql import Cursor, reading
 from shared.times import now_ms
 from worker.deps import Deps
@@ -320,6 +323,8 @@ def delete(name: Name, yes: Yes = False) -> None:
 
     async def work(deps: Deps) -> None:
         _spare_owner(deps, name)
+        with suppress(Unavailable):  # afterwards it would be too late to find SHARDS wrong
+            await instance.fix_shard_count(deps.redis, deps.keys, deps.settings.shards)
         await made(deps, [user_lock(name)], lambda cursor: users.delete(cursor, name))
         bars, sessions = accounts.bars_of(deps), accounts.sessions_of(deps)
         await told(

@@ -17,8 +17,10 @@ from ops.audit import audit
 from shared import events
 from shared.accounts import card_keys, memberships, passwords, points, users
 from shared.accounts.sessions import Sessions
+from shared.instance import fix_shard_count
 from shared.keys import Keys, shard_of
 from shared.mysql import Pool, reading, transaction
+from shared.redis import open_redis
 from shared.settings import Settings
 from shared.times import DAY_MS, now_ms
 from tests.commands import moonwake
@@ -705,3 +707,19 @@ async def test_points_given_in_the_name_of_nobody_are_refused_by_that_name(
     done = await moonwake(migrated, *command)
     assert (1, True) == (done.exit_code, "ghost (--as)" in done.stderr)
     assert [] == await rows(pool, "SELECT * FROM points_records")
+
+
+async def test_a_deletion_with_a_wrong_shard_count_deletes_nobody(
+    migrated: Settings, pool: Pool
+) -> None:
+    """What the user played would be looked for in the wrong streams."""
+    await _add(migrated, "ann")
+    async with open_redis(migrated.redis_url) as redis:
+        await fix_shard_count(redis, Keys(migrated.key_prefix), migrated.shards)
+    wrong = replace(migrated, shards=migrated.shards * 2)
+
+    done = await moonwake(wrong, "users", "delete", "ann", "--yes")
+
+    assert (2, True) == (done.exit_code, "SHARDS" in done.output)
+    assert [("ann",)] == await rows(pool, "SELECT username FROM users")
+    assert 0 == (await moonwake(migrated, "users", "delete", "ann", "--yes")).exit_code
