@@ -116,7 +116,8 @@ def show(console: Console, findings: Sequence[Finding]) -> None:
             name = Text(finding.check, "bold red")
             table.add_row(name, f"{finding.count:,}", Text(_words(finding)))
         console.print(table)
-    verdict = f"{len(findings)} disagree" if findings else "everything agrees"
+    many = "s" if len(findings) == 1 else ""
+    verdict = f"{len(findings)} disagree{many}" if findings else "everything agrees"
     console.print(f"{len(CHECKS)} checks: {verdict}")
 
 

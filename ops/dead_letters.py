@@ -74,7 +74,9 @@ def list_letters(
 
 @dead_letters.command()
 def show(
-    letter: Annotated[LetterKey, typer.Argument(parser=_key, metavar="LETTER")],
+    letter: Annotated[
+        LetterKey, typer.Argument(parser=_key, metavar="LETTER", help="As `list` names it.")
+    ],
     body: Annotated[
         bool, typer.Option("--body", help="Print the field d alone, to be repaired in a file.")
     ] = False,

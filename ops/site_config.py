@@ -36,7 +36,8 @@ def show_config() -> None:
 @config.command("set")
 def set_config(
     file: Annotated[
-        typer.FileBinaryRead, typer.Argument(help="The whole document as JSON; - reads it here.")
+        typer.FileBinaryRead,
+        typer.Argument(metavar="FILE", help="The whole document as JSON; - reads it here."),
     ],
     version: _Version,
 ) -> None:
@@ -48,8 +49,8 @@ def set_config(
 
     What `show` prints may be given as it is.
 
-    Exit codes: 0 done, 1 it was changed since, 2 it is no such document, a setting
-    is wrong, or MySQL cannot be used.
+    Exit codes: 0 done, 1 it was changed since, 2 it is no such document,
+    a setting is wrong, or MySQL cannot be used.
     """
     document = _document_in(cast("BinaryIO", file))
     try:

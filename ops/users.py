@@ -241,7 +241,9 @@ async def _check_new_name(deps: Deps, name: str) -> None:
 
 
 @users_app.command()
-def role(name: Name, new: Annotated[_Given, typer.Argument(metavar="user|admin")]) -> None:
+def role(
+    name: Name, new: Annotated[_Given, typer.Argument(metavar="user|admin", help="The role.")]
+) -> None:
     """Make a user an admin, or one like others.
 
     Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.

@@ -551,7 +551,7 @@ async def test_the_command_tells_what_is_wrong_and_ends_with_1(
     done = await moonwake(migrated, "audit")
 
     assert 1 == done.exit_code
-    assert f"{len(CHECKS)} checks: 1 disagree" in done.output
+    assert f"{len(CHECKS)} checks: 1 disagrees" in done.output
     assert "\x1b" not in done.output
     words = re.sub(r"\s+", " ", done.output)
     for part in ("1,000", r"- \x1b[31m000 (user)", "- and 995 more: moonwake audit --json", "do: "):
