@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from shared.mysql import Pool
-from tests.plays import rows
+from shared.mysql import Cursor
 from tests.waiting import until
 
-_WAITING = "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+_WAITS = "SELECT waiting_pid, blocking_pid, CONNECTION_ID() FROM sys.innodb_lock_waits"
 
 
-async def until_somebody_waits(pool: Pool) -> None:
-    """Return once a transaction waits for a row's lock."""
+async def waiters(cursor: Cursor) -> set[int]:
+    """The sessions that wait for rows locked by that of *cursor*, or behind others who do.
 
-    async def somebody_waits() -> bool:
-        return bool(await rows(pool, _WAITING))
+    MariaDB shows the waits of up to 0.1 s ago, which may be those of another test: none of them
+    is for this session.
+    """
+    await cursor.execute(_WAITS)
+    waits = await cursor.fetchall()
+    found = {waiting for waiting, blocking, own in waits if blocking == own}
+    return found | {waiting for waiting, blocking, _ in waits if blocking in found}
 
-    # The table is a cache that is not renewed while somebody reads it all the time.
-    await until(somebody_waits, "a transaction waits for a lock", poll_s=0.15)
+
+async def until_somebody_waits(cursor: Cursor, count: int = 1) -> list[int]:
+    """Return once *count* sessions wait for that of *cursor*: which ones."""
+    found: set[int] = set()
+
+    async def enough_wait() -> bool:
+        found.clear()
+        found.update(await waiters(cursor))
+        return len(found) >= count
+
+    # What MariaDB shows is not renewed while somebody looks all the time.
+    await until(enough_wait, f"{count} sessions wait for this one", poll_s=0.15)
+    return sorted(found)

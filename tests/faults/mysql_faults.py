@@ -19,6 +19,7 @@ from tests.faults.mysql_wire import CommitKiller, CommitLoss, Refusal
 from tests.faults.redis_losses import refuse_unless
 from tests.faults.rewinds import Forgotten
 from tests.faults.site import Site
+from tests.sessions import waiters
 from tests.waiting import until
 
 _DOWN_S = (0.0, 4.0)
@@ -196,7 +197,7 @@ class MysqlDeadlock(Fault):
                 await cursor.execute("SELECT * FROM content_stats FOR UPDATE")
                 await cursor.fetchall()
                 await refuse_unless(
-                    lambda: _somebody_waits(control), "a batch waits for our locks", _WITHIN_S
+                    lambda: _somebody_waits(cursor), "a batch waits for our locks", _WITHIN_S
                 )
                 await cursor.execute("SELECT * FROM stream_checkpoints FOR UPDATE")
                 await cursor.fetchall()
@@ -215,14 +216,8 @@ async def _change_much(cursor: Cursor) -> None:
     )
 
 
-async def _somebody_waits(control: MysqlControl) -> bool:
-    """Whether a transaction waits for a row lock."""
-    async with control.admin() as cursor:
-        await cursor.execute(
-            "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-        )
-        [count] = await cursor.fetchone()
-    return bool(count)
+async def _somebody_waits(cursor: Cursor) -> bool:
+    return bool(await waiters(cursor))
 
 
 @register

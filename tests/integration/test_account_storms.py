@@ -284,7 +284,7 @@ async def test_a_deadlocks_victim_is_done_all_the_same(
         await rival.execute(HEAVY)
         await rival.execute(f"SELECT * FROM {crossing.first} FOR UPDATE")
         calling = asyncio.ensure_future(crossing.call(unlocked, key, invitation))
-        await until_somebody_waits(unlocked.pool)
+        await until_somebody_waits(rival)
         await rival.execute(f"SELECT * FROM {crossing.then} FOR UPDATE")
         await connection.rollback()
     await calling

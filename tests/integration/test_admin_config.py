@@ -101,7 +101,7 @@ async def test_an_edit_that_meets_a_change_of_a_part_is_refused(pool: Pool) -> N
     async with transaction(pool) as cursor:
         await admin_config.change(cursor, lambda config: config.update(part=1))
         writing = asyncio.create_task(write(pool, {"a": 1}, version))
-        await until_somebody_waits(pool)
+        await until_somebody_waits(cursor)
     with pytest.raises(Conflict):
         await writing
 

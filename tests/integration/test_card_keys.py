@@ -198,7 +198,7 @@ async def test_a_key_that_is_bound_at_that_moment_is_not_deleted(site: AccountSi
         deleting = asyncio.create_task(
             site.run(lambda cursor: card_keys.delete_unused(cursor, key.key_hash))
         )
-        await until_somebody_waits(site.pool)
+        await until_somebody_waits(cursor)
     with pytest.raises(Refused, match=card_keys.BOUND):
         await deleting
 

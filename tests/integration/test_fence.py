@@ -19,7 +19,6 @@ from shared.settings import Settings
 from shared.streams import EntryId, StreamInfo
 from tests.mysql_state import books
 from tests.plays import STREAM, append, deps_of, drain_all, rows, save
-from tests.waiting import until
 from worker import checkpoints
 from worker.deps import Deps
 from worker.drain import ShardDrain
@@ -105,12 +104,7 @@ async def test_shards_that_write_the_same_contents_never_deadlock(deps: Deps) ->
         await connection.begin()
         await cursor.execute("SELECT * FROM content_stats WHERE content_id = '10' FOR UPDATE")
         writers = asyncio.gather(write(deps, 0, contents), write(deps, 1, contents[::-1]))
-
-        async def both_wait() -> bool:
-            query = "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-            return 2 == len(await rows(deps.pool, query))
-
-        await until(both_wait, "both shards wait for a lock", poll_s=0.15)
+        await until_somebody_waits(cursor, 2)
         await connection.rollback()
         await writers
 

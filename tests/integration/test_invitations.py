@@ -174,7 +174,7 @@ async def test_an_inviter_who_is_deleted_at_that_moment_is_none(site: AccountSit
     async with transaction(site.pool) as cursor:
         await users.delete(cursor, "ann")
         registering = asyncio.create_task(site.register("bob", invitation=invitation))
-        await until_somebody_waits(site.pool)
+        await until_somebody_waits(cursor)
     await registering
 
     assert [] == await invited(site)

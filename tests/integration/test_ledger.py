@@ -348,7 +348,7 @@ async def bind_while(site: AccountSite, held_up: str, end: Callable[..., Awaitab
     async with transaction(site.pool) as cursor:
         await cursor.execute(f"SELECT * FROM {held_up} FOR UPDATE")
         task = asyncio.create_task(site.bind("ann", key.key, operation=named()))
-        await until_somebody_waits(site.pool)
+        await until_somebody_waits(cursor)
         await end(task)
     return key.key
 

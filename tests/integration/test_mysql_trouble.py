@@ -19,8 +19,9 @@ from tests.databases import admin
 from tests.faults.mysql_wire import CommitKiller, CommitLoss, packets
 from tests.faults.tcp_proxy import running_proxy
 from tests.mysql_state import assert_mysql_equals, books
-from tests.plays import append, deps_of, drain_all, rows, save, select
+from tests.plays import append, deps_of, drain_all, save, select
 from tests.servers import OwnServers
+from tests.sessions import until_somebody_waits
 from tests.taps import tapped
 from tests.waiting import until
 from worker.deps import Deps
@@ -86,23 +87,6 @@ async def locked(pool: Pool, query: str) -> AsyncIterator[Cursor]:
         await connection.rollback()
 
 
-async def until_somebody_waits_for_a_lock(pool: Pool) -> int:
-    """The session that waits for a row lock, once there is one."""
-    query = (
-        "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx"
-        " WHERE trx_state = 'LOCK WAIT'"
-    )
-    found: list[tuple[Any, ...]] = []
-
-    async def somebody_waits() -> bool:
-        found[:] = await rows(pool, query)
-        return bool(found)
-
-    # The table is a cache that is not renewed while somebody reads it all the time.
-    await until(somebody_waits, "a transaction waits for a lock", poll_s=0.15)
-    return int(found[0][0])
-
-
 # --- locks -------------------------------------------------------------------------
 
 
@@ -142,7 +126,7 @@ async def test_a_deadlocks_victim_tries_again(deps: Deps, pool: Pool, logs: Logs
             f" VALUES {values}"
         )
         async with draining(deps):
-            await until_somebody_waits_for_a_lock(pool)
+            await until_somebody_waits(other)
             await other.execute("SELECT * FROM stream_checkpoints FOR UPDATE")
             await other.execute("ROLLBACK")
 
@@ -166,7 +150,7 @@ async def test_a_connection_killed_inside_a_statement_is_replaced(
     full = pace.limits
     stats = "SELECT * FROM content_stats FOR UPDATE"
     async with locked(pool, stats) as other, draining(deps, pace):
-        session = await until_somebody_waits_for_a_lock(pool)
+        [session] = await until_somebody_waits(other)
         await other.execute(f"KILL {session}")
         await until(lambda: bool(failures(logs)), "the drain notices")
         assert full == pace.limits

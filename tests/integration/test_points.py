@@ -201,7 +201,7 @@ async def test_an_account_is_not_made_for_who_is_deleted_at_that_moment(
     async with transaction(site.pool) as cursor:
         await users.delete(cursor, "met")
         adjusting = asyncio.create_task(site.adjust("met", 1))
-        await until_somebody_waits(site.pool)
+        await until_somebody_waits(cursor)
 
     with pytest.raises(NotFound):
         await adjusting
@@ -214,7 +214,7 @@ async def test_two_who_need_the_same_account_make_one(site: AccountSite) -> None
     async with transaction(site.pool) as cursor:
         await points.adjust(cursor, "met", 5, GIFT, NOW_MS)
         adjusting = asyncio.create_task(site.adjust("met", -5))
-        await until_somebody_waits(site.pool)
+        await until_somebody_waits(cursor)
     await adjusting
 
     assert (0, 0, 0) == await sums_in(site.pool, "met")
