@@ -19,6 +19,7 @@ from shared.settings import Settings
 from shared.streams import EntryId, StreamInfo
 from tests.mysql_state import books
 from tests.plays import STREAM, append, deps_of, drain_all, rows, save
+from tests.sessions import until_somebody_waits
 from worker import checkpoints
 from worker.deps import Deps
 from worker.drain import ShardDrain
