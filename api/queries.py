@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from shared.errors import StoreDown, Transient
-from shared.mysql import Cursor, MySQLError, Pool, reading
+from shared.mysql import Cursor, MySQLError, Pool, error_text, reading
 from shared.records import STORED_COLUMNS, stored_view
 
 log = structlog.get_logger()
@@ -39,8 +39,10 @@ async def patiently(load: Callable[[], Awaitable[T]]) -> T:
             except Transient:
                 return await load()
     except (Transient, TimeoutError, MySQLError) as error:
-        log.warning("mysql_unreadable", error=repr(error))
-        raise StoreDown(f"MySQL: {error!r}") from error
+        slow = f"MySQL: no answer in {TIMEOUT_S:g} s"
+        fault = slow if isinstance(error, TimeoutError) else error_text(error)
+        log.warning("mysql_unreadable", error=fault)
+        raise StoreDown(fault) from error
 
 
 async def select(pool: Pool, query: Callable[[Cursor], Awaitable[T]]) -> T:

@@ -43,7 +43,8 @@ def _new_losses(view: Overview) -> list[str]:
     inexact = any(total.new_inexact for total in totals)
     if lost:
         count = f"{'at least' if inexact else 'exactly'} {lost:,}"
-        return [f"{count} entries were lost in the last {NEW_HOURS} hours: see incidents"]
+        were = "entry was" if lost == 1 else "entries were"
+        return [f"{count} {were} lost in the last {NEW_HOURS} hours: see incidents"]
     if inexact:
         return [
             f"in the last {NEW_HOURS} hours nobody could tell whether anything was lost:"

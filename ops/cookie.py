@@ -13,7 +13,9 @@ from shared.errors import SettingsError
 from shared.times import now_ms
 
 
-def cookie(user: Annotated[str, typer.Argument(help="Whose cookie: any name.")]) -> None:
+def cookie(
+    user: Annotated[str, typer.Argument(metavar="NAME", help="Whose cookie: any name.")],
+) -> None:
     """Print a Cookie header signed with PASSWORD, or with the local stack's password.
 
     Use it as in: curl -H "$(moonwake cookie alice)" ...

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import typer
 
 from ops import environment
-from schema.runner import migrate
+from schema import command
 
 db = typer.Typer(no_args_is_help=True, help="The database's schema.")
 
@@ -17,7 +15,6 @@ def _group() -> None:
     """Keeps `init` a sub-command while it is the only one."""
 
 
-@db.command()
+@db.command(help=command.HELP)
 def init() -> None:
-    """Bring the database to this program's schema; safe to repeat."""
-    asyncio.run(migrate(environment.settings(), typer.echo))
+    command.run(environment.settings)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ops.files import write_private
 from ops.servers import free_port
+from shared.errors import SettingsError
 from shared.settings import Settings, from_env
 
 #: Where `moonwake up` keeps everything, below the folder it is started in.
@@ -42,7 +43,14 @@ def settings(run: Path = RUN) -> Settings:
 
     Raises `SettingsError`.
     """
-    return from_env(merge(os.environ, load(run)))
+    try:
+        return from_env(merge(os.environ, load(run)))
+    except SettingsError as error:
+        if (run / "env").exists():
+            raise
+        raise SettingsError(
+            f"{error}; nor is there {run / 'env'} here, of `moonwake up`"
+        ) from error
 
 
 def merge(given: Mapping[str, str], saved: Mapping[str, str]) -> dict[str, str]:

@@ -23,7 +23,10 @@ from shared.redis import open_redis
 T = TypeVar("T")
 
 SourceUrl = Annotated[
-    str, typer.Argument(envvar="LUNATV_REDIS_URL", help="The Redis of the LunaTV site.")
+    str,
+    typer.Argument(
+        metavar="REDIS_URL", envvar="LUNATV_REDIS_URL", help="The Redis of the LunaTV site."
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Write nothing, tell what would be.")]
 Report = Annotated[

@@ -13,7 +13,7 @@ from ops.workers import STREAMS, Worker, workers_of
 from shared.errors import Transient
 from shared.incidents import Incidents, read_incidents
 from shared.keys import Keys
-from shared.mysql import MySQLError, Pool
+from shared.mysql import MySQLError, Pool, error_text
 from shared.published import Checkpoint, published_of
 from shared.redis import redis_errors
 from shared.settings import Settings
@@ -175,7 +175,7 @@ async def _asked(answer: Awaitable[_Answer]) -> tuple[_Answer | None, str]:
     except TimeoutError:
         return None, f"no answer in {_MYSQL_TIMEOUT_S:g} s"
     except (Transient, MySQLError) as fault:
-        return None, str(fault)
+        return None, error_text(fault)
 
 
 def _checkpoint_in(committed: Mapping[int, Checkpoint] | None, shard: int) -> Checkpoint | None:

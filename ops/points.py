@@ -18,6 +18,7 @@ from shared.accounts.ledger import user_lock
 from shared.accounts.points import AMOUNT_MAX, REASON_MAX, Account, Cause, PointsRecord
 from shared.errors import NotFound
 from shared.mysql import Cursor, reading
+from shared.settings import Settings
 from shared.times import iso, now_ms
 from worker.deps import Deps
 
@@ -79,23 +80,33 @@ def adjust(
     async def work(deps: Deps) -> int:
         cause = Cause(reason.strip(), admin_username=admin or deps.settings.username)
         now = now_ms()
-
-        async def adjusted(cursor: Cursor) -> int:
-            if admin is not None and admin != deps.settings.username:
-                try:
-                    await user_view.known(cursor, deps.settings, admin)
-                except NotFound as error:
-                    raise NotFound(f"there is no such admin: {admin} (--as)") from error
-            await points.adjust(cursor, name, amount, cause, now)
-            return (await points.lock_account(cursor, name)).balance
-
-        return await changed(deps, [user_lock(name)], adjusted, int)
+        return await changed(
+            deps,
+            [user_lock(name)],
+            lambda cursor: _adjusted(cursor, deps.settings, name, amount, cause, now),
+            int,
+        )
 
     balance = accounts.run(work)
     if as_json:
         accounts.print_json({"username": name, "amount": amount, "balance": balance})
     else:
         typer.echo(f"{name} has {balance:,} points now")
+
+
+async def _adjusted(
+    cursor: Cursor, settings: Settings, name: str, amount: int, cause: Cause, now: int
+) -> int:
+    """Adjust the points of *name*: the new balance. Raises `Refused`, in words."""
+    admin = str(cause.admin_username)
+    if admin != settings.username:  # who needs no row
+        try:
+            await user_view.known(cursor, settings, admin)
+        except NotFound as error:
+            raise NotFound(f"there is no such admin: {admin} (--as)") from error
+    await user_view.known(cursor, settings, name)  # which says why there is none
+    await points.adjust(cursor, name, amount, cause, now)
+    return (await points.lock_account(cursor, name)).balance
 
 
 @points_app.command()

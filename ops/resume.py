@@ -21,7 +21,9 @@ _EXIT_UNREADABLE = 2
 
 
 def resume(
-    shards: Annotated[list[int] | None, typer.Argument(help="Which shards.")] = None,
+    shards: Annotated[
+        list[int] | None, typer.Argument(metavar="SHARD", help="Which shards.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every stopped shard.")] = False,
     stream: Annotated[str, typer.Option(help="Their stream.")] = STREAMS[0],
 ) -> None:

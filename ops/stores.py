@@ -12,7 +12,7 @@ import schema
 from ops import environment
 from shared import instance
 from shared.errors import SchemaError, SettingsError, Transient, Unavailable
-from shared.mysql import MySQLError, reading
+from shared.mysql import MySQLError, error_text, reading
 from worker.deps import Deps, open_deps
 
 T = TypeVar("T")
@@ -43,5 +43,5 @@ def run(work: Callable[[Deps], Awaitable[T]], *, applies: bool = True) -> T:
     try:
         return asyncio.run(with_stores())
     except (SettingsError, SchemaError, Unavailable, Transient, MySQLError) as error:
-        typer.echo(f"moonwake: {error}", err=True)
+        typer.echo(f"moonwake: {error_text(error)}", err=True)
         raise typer.Exit(UNUSABLE) from error

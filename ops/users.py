@@ -162,7 +162,9 @@ def logout(name: Name) -> None:
 @users_app.command()
 def link_oidc(
     name: Name,
-    subject: Annotated[str, typer.Argument(help="As the login provider calls the user.")],
+    subject: Annotated[
+        str, typer.Argument(metavar="SUBJECT", help="As the login provider calls the user.")
+    ],
 ) -> None:
     """Let a user come in by the login provider.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shared.errors import SchemaError
-from shared.mysql import MySQLError, open_mysql, reading
+from shared.mysql import MySQLError, error_text, open_mysql, reading
 from shared.settings import Settings
 
 _NO_SUCH_DATABASE = 1049
@@ -26,7 +26,7 @@ async def ensure_database(settings: Settings, report: Callable[[str], None]) -> 
     except MySQLError as error:
         if error.args[0] in _LOGIN_DENIED:
             raise SchemaError(
-                f"the server refuses the login (MYSQL_USER, MYSQL_PASSWORD): {error}"
+                f"the server refuses the login (MYSQL_USER, MYSQL_PASSWORD): {error_text(error)}"
             ) from error
         if error.args[0] not in {_NO_SUCH_DATABASE, _DATABASE_DENIED}:
             raise
@@ -50,7 +50,7 @@ async def _create(settings: Settings) -> bool:
         pattern = settings.mysql_database.replace("_", r"\_")
         raise SchemaError(
             f"user {settings.mysql_user} may not use database {settings.mysql_database} nor make "
-            f"it ({error}). As the server's administrator run:\n"
+            f"it ({error_text(error)}). As the server's administrator run:\n"
             f"  {create};  -- unless it exists\n"
             f"  GRANT ALL PRIVILEGES ON `{pattern}`.* TO '{settings.mysql_user}'@'%';"
         ) from error

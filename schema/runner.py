@@ -12,7 +12,7 @@ from schema import ledger
 from schema.database import ensure_database
 from schema.files import SQL_DIRECTORY, SqlFile, load, pending
 from shared.errors import DataRefused, SchemaError, Transient
-from shared.mysql import Cursor, MySQLError, mysql_errors, open_mysql, reading
+from shared.mysql import Cursor, MySQLError, error_text, mysql_errors, open_mysql, reading
 from shared.settings import Settings
 
 Report = Callable[[str], None]
@@ -160,7 +160,7 @@ def _failure(file: SqlFile, number: int, error: Exception, *, sure: bool) -> Sch
     if _code(error) == 1050:
         hint = " (made by another program? Then give moonwake a database of its own)"
     return SchemaError(
-        f"{file.name}, statement {number} of {len(file.statements)}: {error}{hint}\n"
+        f"{file.name}, statement {number} of {len(file.statements)}: {error_text(error)}{hint}\n"
         f"{file.statements[number - 1]}\n"
         f"{how} The statements before it are done and recorded: mend the cause and run "
         f"`python -m schema` again, it goes on with statement {number}."

@@ -135,6 +135,11 @@ class SchemaError(MoonwakeError):
     """The database's schema is not the one this program was built for."""
 
 
+def text_of(error: BaseException) -> str:
+    """What *error* says, or of what kind it is where it says nothing."""
+    return str(error) or type(error).__name__
+
+
 #: What asyncmy and uvloop say, as a RuntimeError, of a connection that is reset at once.
 _RESET = ("Transport does not expose socket", "unable to perform operation on <")
 

@@ -13,7 +13,7 @@ from asyncmy.connection import Connection
 from asyncmy.cursors import Cursor
 from asyncmy.errors import MySQLError
 
-from shared.errors import Contended, DataRefused, MoonwakeError, Taken, Transient, is_reset
+from shared.errors import Contended, DataRefused, MoonwakeError, Taken, Transient, is_reset, text_of
 from shared.settings import Settings
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Pool",
     "Statement",
     "dialect_of",
+    "error_text",
     "execute_together",
     "mysql_errors",
     "open_mysql",
@@ -192,13 +193,20 @@ def mysql_errors() -> Iterator[None]:
     except MySQLError as error:
         if (kind := _kind_of(error)) is None:
             raise
-        raise kind(str(error)) from error
+        raise kind(error_text(error)) from error
     except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-        raise Transient(f"MySQL connection: {error!r}") from error
+        raise Transient(f"MySQL connection: {text_of(error)}") from error
     except RuntimeError as error:
         if not is_reset(error):
             raise
-        raise Transient(f"MySQL connection: {error!r}") from error
+        raise Transient(f"MySQL connection: {error}") from error
+
+
+def error_text(error: Exception) -> str:
+    """What *error* says; one of the driver's own with its number, as people look it up."""
+    if isinstance(error, MySQLError):
+        return f"MySQL error {': '.join(map(str, error.args))}"
+    return text_of(error)
 
 
 def _kind_of(error: MySQLError) -> type[MoonwakeError] | None:

@@ -11,7 +11,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio import Connection as RedisConnection
 from redis.exceptions import RedisError, ResponseError
 
-from shared.errors import StoreDown, is_reset
+from shared.errors import StoreDown, is_reset, text_of
 
 #: Of one client. Appends and other long-lived connections are not of its pool.
 _CONNECTIONS_MAX = 64
@@ -92,8 +92,8 @@ def redis_errors() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        raise StoreDown(f"Redis: {error!r}") from error
+        raise StoreDown(f"Redis: {text_of(error)}") from error
     except RuntimeError as error:
         if not is_reset(error):
             raise
-        raise StoreDown(f"Redis: {error!r}") from error
+        raise StoreDown(f"Redis: {error}") from error

@@ -15,6 +15,7 @@ from shared.mysql import (
     MySQLError,
     Pool,
     dialect_of,
+    error_text,
     mysql_errors,
     open_mysql,
     reading,
@@ -97,7 +98,7 @@ async def read_mysql(settings: Settings) -> MysqlFacts:
         try:
             return await facts_of(pool)
         except MySQLError as fault:
-            raise MysqlRefused(str(fault)) from fault
+            raise MysqlRefused(error_text(fault)) from fault
 
 
 async def facts_of(pool: Pool) -> MysqlFacts:

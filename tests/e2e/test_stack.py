@@ -217,6 +217,27 @@ def test_the_schema_can_be_applied_by_hand(settings: Settings) -> None:
         assert expected in done.stdout
 
 
+def test_a_database_that_cannot_be_used_is_told_by_hand_too(settings: Settings) -> None:
+    """In words and with the exit codes of `--help`, never a traceback."""
+    wrong = {"MYSQL_PASSWORD": "wrong"}, {"MYSQL_PORT": "1"}, {"MYSQL_HOST": ""}
+    told = []
+    for changes in wrong:
+        done = subprocess.run(
+            [PROGRAM, "db", "init"],
+            env={**plain_environ(), **to_environ(settings), **changes},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        told.append((done.returncode, done.stdout, done.stderr.partition(" (")[0].split()[:4]))
+
+    assert [
+        (1, "", ["schema:", "the", "server", "refuses"]),
+        (3, "", ["schema:", "the", "server", "at"]),
+        (2, "", ["schema:", "settings:", "MYSQL_HOST", "is"]),
+    ] == told
+
+
 def _serves(stack: RunningStack) -> bool:
     """Whether its web process takes a write now."""
     line = stack.line("curl ").replace("curl -sS", "curl -s") + " || true"

@@ -620,8 +620,14 @@ async def test_a_user_without_an_account_is_told_of(migrated: Settings, pool: Po
 
 async def test_an_owner_who_never_came_is_told_apart_from_nobody(migrated: Settings) -> None:
     """Their first login makes the user: until then nothing is wrong, and nothing is there."""
-    for arguments in (("users", "show"), ("points", "show"), ("points", "history")):
-        done = await moonwake(migrated, *arguments, OWNER)
+    gift = ("5", "--reason", "x")
+    for area, verb, *rest in (
+        ("users", "show"),
+        ("points", "show"),
+        ("points", "history"),
+        ("points", "adjust", *gift),
+    ):
+        done = await moonwake(migrated, area, verb, OWNER, *rest)
         assert 1 == done.exit_code
         assert "the site's owner has not been here yet" in done.stderr
 
@@ -641,7 +647,8 @@ async def test_a_server_that_does_not_answer_ends_the_command_with_2(
     """A script can tell 'try again' from 'refused'."""
     done = await moonwake(replace(migrated, mysql_port=1), *arguments)
 
-    assert (2, True) == (done.exit_code, "MySQL" in done.output)
+    told = done.stderr.startswith("moonwake: MySQL error 2003: Can't connect")
+    assert (2, "", True) == (done.exit_code, done.stdout, told)
 
 
 async def test_who_only_played_is_not_added_but_given_a_password(

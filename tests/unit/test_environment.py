@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops import environment
+from shared.errors import SettingsError
 from shared.settings import from_env
 
 VALUES = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=30)
@@ -24,6 +25,21 @@ def test_a_first_start_makes_an_owner_and_secrets_that_pass_as_settings() -> Non
     assert "admin" == settings.username
     assert "127.0.0.1" == settings.mysql_host
     assert min(len(settings.password), len(settings.mysql_password)) >= 32
+
+
+def test_settings_that_are_nowhere_are_told_with_where_they_were_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is in another folder than that of `moonwake up` sees it; where the file is, not."""
+    for leader in environment.GROUPS:
+        monkeypatch.delenv(leader, raising=False)
+    with pytest.raises(SettingsError, match=f"REDIS_URL is required.* nor is there {tmp_path}/env"):
+        environment.settings(tmp_path)
+
+    environment.save(tmp_path, {"MYSQL_HOST": "127.0.0.1"})
+    with pytest.raises(SettingsError, match="REDIS_URL is required") as caught:
+        environment.settings(tmp_path)
+    assert "nor is there" not in str(caught.value)
 
 
 def test_two_first_starts_share_no_secret() -> None:
