@@ -26,6 +26,9 @@ _Version = Annotated[int, typer.Option(help="The version that was read: `show` p
 def show_config() -> None:
     """Print the document and its version, as JSON.
 
+    Where it says nothing, these hold: registration is open, no card keys are
+    needed, and nobody is given one.
+
     Exit codes: 0 done, 2 a setting is wrong or MySQL cannot be used.
     """
     stored = stores.run(_read, applies=False)

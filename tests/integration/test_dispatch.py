@@ -29,6 +29,13 @@ def _deps(migrated: Settings, redis: Redis, pool: Pool) -> Deps:
     return deps_of(replace(migrated, flush_interval_ms=20, stream_retention_s=3600), redis, pool)
 
 
+@pytest.fixture(name="patient")
+def _patient(deps: Deps) -> Deps:
+    """Its drains end where nothing comes for seconds, not when a busy machine pauses the load."""
+    settings = replace(deps.settings, flush_interval_ms=5_000, batch_max_entries=10)
+    return replace(deps, settings=settings)
+
+
 class Worker:
     """A dispatcher, and the jobs that it enqueued and nobody took yet."""
 
@@ -210,19 +217,19 @@ async def test_workers_not_heard_of_do_not_count_and_are_forgotten(deps: Deps) -
 
 
 async def test_a_worker_over_its_share_passes_a_shard_on(
-    deps: Deps, monkeypatch: pytest.MonkeyPatch
+    patient: Deps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     It need not wait for a slice to end: a worker with room is waiting.
     """
     monkeypatch.setattr(worker.dispatch, "PATIENCE_S", 0)
-    busy = Worker(deps)
-    async with under_load(deps.settings, new_random()) as load:
+    busy = Worker(patient)
+    async with under_load(patient.settings, new_random()) as load:
         await load.grow(50)
         await busy.tick()
         working = asyncio.create_task(busy.work())
         await until(lambda: len(busy.dispatcher.drains) == 2, "it drains both shards")
-        await report_worker(deps, "idle")
+        await report_worker(patient, "idle")
         await busy.tick()
         await until(lambda: len(busy.dispatcher.drains) == 1, "it drains one shard")
         assert set() == await busy.tick()  # nor does it take it back
@@ -230,17 +237,19 @@ async def test_a_worker_over_its_share_passes_a_shard_on(
         await working
 
 
-async def test_a_busy_shard_stays_where_it_is(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_busy_shard_stays_where_it_is(
+    patient: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     However many slices pass: nobody else would do better, and each move costs freshness.
     """
     monkeypatch.setattr(worker.dispatch, "SLICE_S", 0)
     monkeypatch.setattr(worker.dispatch, "PATIENCE_S", 0)
-    busy = Worker(deps)
-    async with under_load(deps.settings, new_random()) as load:
+    busy = Worker(patient)
+    async with under_load(patient.settings, new_random()) as load:
         await load.grow(50)
         await busy.tick()
-        await report_worker(deps, "other", shards=1)
+        await report_worker(patient, "other", shards=1)
         await busy.work()
         drains = dict(busy.dispatcher.drains)
         for _ in range(5):
@@ -275,17 +284,17 @@ async def test_one_shards_backlog_does_not_keep_another_one_waiting(deps: Deps) 
     await working
 
 
-async def test_uneven_shares_of_a_moment_move_nothing(deps: Deps) -> None:
+async def test_uneven_shares_of_a_moment_move_nothing(patient: Deps) -> None:
     """
     Shards in which little happens come and go; a busy one need not move for them.
     """
-    busy = Worker(deps)
-    async with under_load(deps.settings, new_random()) as load:
+    busy = Worker(patient)
+    async with under_load(patient.settings, new_random()) as load:
         await load.grow(50)
         await busy.tick()
         working = asyncio.create_task(busy.work())
         await until(lambda: len(busy.dispatcher.drains) == 2, "it drains both shards")
-        await report_worker(deps, "idle")
+        await report_worker(patient, "idle")
         await busy.tick()
         assert not any(drain.is_stopping for drain in busy.dispatcher.drains.values())
         await busy.dispatcher.stop()
@@ -388,28 +397,28 @@ async def test_a_stop_waits_for_a_job_that_has_just_come(
     assert when_stopped == await applied(deps)
 
 
-async def test_a_drain_outlives_its_job(deps: Deps) -> None:
+async def test_a_drain_outlives_its_job(patient: Deps) -> None:
     """
     arq cancels jobs when its Redis goes away: nobody could take the shard over then.
     """
-    worker_ = Worker(deps)
-    async with under_load(deps.settings, new_random()) as load:
+    worker_ = Worker(patient)
+    async with under_load(patient.settings, new_random()) as load:
         await load.grow(50)
         await worker_.tick()
         job = asyncio.create_task(worker_.work())
         await until(lambda: len(worker_.dispatcher.drains) == 2, "both shards are drained")
         job.cancel()
         await asyncio.wait([job])
-        before = sum((await applied(deps)).values())
+        before = sum((await applied(patient)).values())
         await load.grow(100)
 
         async def goes_on() -> bool:
-            return sum((await applied(deps)).values()) > before + 50
+            return sum((await applied(patient)).values()) > before + 50
 
         await until(goes_on, "the drains go on")
         assert 2 == len(worker_.dispatcher.drains)
         await worker_.dispatcher.stop()
-        ordinal, whole, _, _ = await books(deps.pool)
+        ordinal, whole, _, _ = await books(patient.pool)
 
     assert ordinal == whole
-    assert not await deps.redis.exists(deps.keys.lease(STREAM, 0))
+    assert not await patient.redis.exists(patient.keys.lease(STREAM, 0))
