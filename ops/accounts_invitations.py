@@ -9,6 +9,8 @@ from msgspec import structs
 
 from ops.accounts_page import Page
 from ops.importing import Refusal
+from ops.lunatv_accounts import DOCUMENT
+from ops.lunatv_source import shown
 from ops.lunatv_values import Invitation, IpReward
 from shared.accounts import admin_config, invitations
 from shared.accounts.addresses import client_address, reward_unit
@@ -159,6 +161,10 @@ async def bring_document(page: Page) -> None:
     if here.config:
         page.books.settle("configurations", "kept")
         return
+    document, faults = admin_config.without_faults(document)
+    for fault in faults:
+        detail = f"{fault.field}: allowed is {fault.allowed}"
+        page.books.repair("configurations", shown(DOCUMENT), "not_understood", detail)
     if not page.task.dry:
         await admin_config.write(page.cursor, document, here.version)
     page.books.settle("configurations", "filled")

@@ -6,7 +6,7 @@ Users are not in it, though real front ends keep them there: their table is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,15 +107,31 @@ def check(config: Document) -> None:
 
     Else "no" would leave it open: what is not understood counts as the default.
     """
+    for fault in _faults_in(config):
+        raise fault
+
+
+def without_faults(config: Document) -> tuple[Document, list[InvalidField]]:
+    """(*config* without what `check` would refuse, what that was)."""
+    faults = list(_faults_in(config))
+    for fault in faults:
+        section, _, name = fault.field.partition(".")
+        part = {key: value for key, value in _part(config, section).items() if key != name}
+        config = {**config, section: part}
+    return config, faults
+
+
+def _faults_in(config: Document) -> Iterator[InvalidField]:
     for section, rules in _RULES.items():
         part = config.get(section)
         if part is None:  # real documents hold null for what was never set
             continue
         if not isinstance(part, dict):
-            raise InvalidField(UNUSABLE, section, "an object")
+            yield InvalidField(UNUSABLE, section, "an object")
+            continue
         for name, (is_right, allowed) in rules.items():
             if part.get(name) is not None and not is_right(part[name]):
-                raise InvalidField(UNUSABLE, f"{section}.{name}", allowed)
+                yield InvalidField(UNUSABLE, f"{section}.{name}", allowed)
 
 
 def _is_bool(value: object) -> bool:

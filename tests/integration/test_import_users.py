@@ -888,6 +888,28 @@ async def test_an_address_that_was_rewarded_there_is_not_rewarded_here(
     assert [(address,) for address in expected] == await rows(pool, query)
 
 
+async def test_what_nobody_understands_of_the_configuration_is_left_out_and_told(
+    migrated: Settings, pool: Pool, luna: Redis
+) -> None:
+    """Else nobody could store the document again, as a page for admins sends it back."""
+    rules = {"enabled": True, "systemMode": "both", "promotionCardKeyType": "", "other": 1}
+    await put_users(luna, {"username": "ann"}, CardKeyConfig=rules, SiteConfig={"SiteName": "x"})
+    document = orjson.loads(await luna.get("admin:config"))
+    document["UserConfig"]["AllowRegister"] = "no"
+    await put(luna, "admin:config", document)
+
+    done = await moonwake(migrated, "import-users", "--dry-run", site_url(migrated))
+    assert "CardKeyConfig.systemMode: allowed is operation, promotion" in done.output
+    summary = await bring(migrated)
+
+    assert {"found": 1, "filled": 1, "repaired": 2} == told(summary, "configurations")
+    async with transaction(pool) as cursor:
+        stored = (await admin_config.read(cursor)).config
+    del rules["systemMode"]
+    assert (rules, {}) == (stored["CardKeyConfig"], stored["UserConfig"])
+    admin_config.check(stored)
+
+
 async def test_configuration_and_logins_come_along(
     migrated: Settings, pool: Pool, luna: Redis
 ) -> None:
