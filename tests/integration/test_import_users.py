@@ -889,7 +889,7 @@ async def test_an_address_that_was_rewarded_there_is_not_rewarded_here(
 
 
 async def test_what_nobody_understands_of_the_configuration_is_left_out_and_told(
-    migrated: Settings, pool: Pool, luna: Redis
+    migrated: Settings, pool: Pool, luna: Redis, tmp_path: Path
 ) -> None:
     """Else nobody could store the document again, as a page for admins sends it back."""
     rules = {"enabled": True, "systemMode": "both", "promotionCardKeyType": "", "other": 1}
@@ -898,15 +898,15 @@ async def test_what_nobody_understands_of_the_configuration_is_left_out_and_told
     document["UserConfig"]["AllowRegister"] = "no"
     await put(luna, "admin:config", document)
 
-    done = await moonwake(migrated, "import-users", "--dry-run", site_url(migrated))
-    assert "CardKeyConfig.systemMode: allowed is operation, promotion" in done.output
-    summary = await bring(migrated)
+    report = tmp_path / "report"
+    summary = await bring(migrated, "--report", str(report))
 
     assert {"found": 1, "filled": 1, "repaired": 2} == told(summary, "configurations")
     async with transaction(pool) as cursor:
         stored = (await admin_config.read(cursor)).config
     del rules["systemMode"]
     assert (rules, {}) == (stored["CardKeyConfig"], stored["UserConfig"])
+    assert "CardKeyConfig.systemMode: allowed is operation, promotion" in report.read_text()
     admin_config.check(stored)
 
 
