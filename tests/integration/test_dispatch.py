@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +62,17 @@ class Worker:
         """Visit every shard, so that none is due for a while."""
         await self.tick()
         await self.work()
+
+
+@asynccontextmanager
+async def at_work_on_both(busy: Worker) -> AsyncIterator[None]:
+    """It drains both shards when the block begins, and is stopped afterwards."""
+    await busy.tick()
+    working = asyncio.create_task(busy.work())
+    await until(lambda: len(busy.dispatcher.drains) == 2, "it drains both shards")
+    yield
+    await busy.dispatcher.stop()
+    await working
 
 
 async def applied(deps: Deps) -> dict[int, int]:
@@ -226,15 +239,11 @@ async def test_a_worker_over_its_share_passes_a_shard_on(
     busy = Worker(patient)
     async with under_load(patient.settings, new_random()) as load:
         await load.grow(50)
-        await busy.tick()
-        working = asyncio.create_task(busy.work())
-        await until(lambda: len(busy.dispatcher.drains) == 2, "it drains both shards")
-        await report_worker(patient, "idle")
-        await busy.tick()
-        await until(lambda: len(busy.dispatcher.drains) == 1, "it drains one shard")
-        assert set() == await busy.tick()  # nor does it take it back
-        await busy.dispatcher.stop()
-        await working
+        async with at_work_on_both(busy):
+            await report_worker(patient, "idle")
+            await busy.tick()
+            await until(lambda: len(busy.dispatcher.drains) == 1, "it drains one shard")
+            assert set() == await busy.tick()  # nor does it take it back
 
 
 async def test_a_busy_shard_stays_where_it_is(
@@ -291,14 +300,10 @@ async def test_uneven_shares_of_a_moment_move_nothing(patient: Deps) -> None:
     busy = Worker(patient)
     async with under_load(patient.settings, new_random()) as load:
         await load.grow(50)
-        await busy.tick()
-        working = asyncio.create_task(busy.work())
-        await until(lambda: len(busy.dispatcher.drains) == 2, "it drains both shards")
-        await report_worker(patient, "idle")
-        await busy.tick()
-        assert not any(drain.is_stopping for drain in busy.dispatcher.drains.values())
-        await busy.dispatcher.stop()
-        await working
+        async with at_work_on_both(busy):
+            await report_worker(patient, "idle")
+            await busy.tick()
+            assert not any(drain.is_stopping for drain in busy.dispatcher.drains.values())
 
 
 async def test_the_end_of_a_drain_leaves_its_successors_name(
