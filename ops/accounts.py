@@ -86,6 +86,12 @@ def fail(told: str, cause: Exception | None = None) -> NoReturn:
     raise typer.Exit(_REFUSED) from cause
 
 
+def spare_owner(deps: Deps, name: str) -> None:
+    """End the command where *name* is the site's owner."""
+    if name == deps.settings.username:
+        fail(f"{name} is the site's owner, as USERNAME of the environment says")
+
+
 async def changed(
     deps: Deps, locks: Sequence[str], work: Callable[[Cursor], Awaitable[T]], result: type[T]
 ) -> T:

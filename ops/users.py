@@ -1,22 +1,22 @@
-"""`moonwake users`: who may log in, and as what."""
+"""`moonwake users`: who there is, and what they may."""
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from typing import Annotated, Literal
 
 import typer
 
-from ops import accounts, user_view
-from ops.accounts import AsJson, Name, Page, Yes, changed, fail, made, told
+from ops import accounts, user_logins, user_view
+from ops.accounts import AsJson, Name, Page, Yes, changed, fail, made, spare_owner, told
+from ops.user_logins import Stdin, new_password
 from shared import instance
-from shared.accounts import barred, logins, passwords, registration, users
+from shared.accounts import barred, passwords, registration, users
 from shared.accounts.ledger import user_lock
 from shared.accounts.registration import Created
 from shared.accounts.users import NewUser
 from shared.errors import Unavailable
-from shared.mysql import Cursor, reading
+from shared.mysql import reading
 from shared.times import now_ms
 from worker.deps import Deps
 
@@ -24,14 +24,8 @@ users_app = typer.Typer(
     no_args_is_help=True, help="Users: list, add, ban, delete; passwords, roles, logins."
 )
 
-#: More than any password: what is read from standard input at most.
-_READ_BYTES_MAX = 4_096
-
+#: Roles that are given; the owner's is the environment's.
 _Given = Literal["user", "admin"]
-_Stdin = Annotated[
-    bool, typer.Option("--password-stdin", help="Read the password's line from standard input.")
-]
-
 
 # --- looking ------------------------------------------------------------------
 
@@ -65,14 +59,14 @@ def show(name: Name, as_json: AsJson = False) -> None:
         typer.echo(user_view.portrait(found))
 
 
-# --- logins -------------------------------------------------------------------
+# --- who comes -------------------------------------------------------------------
 
 
 @users_app.command()
 def add(
     name: Name,
     role: Annotated[_Given, typer.Option(help="What they may do.")] = "user",
-    password_stdin: _Stdin = False,
+    password_stdin: Stdin = False,
     reuse_name: Annotated[
         bool, typer.Option("--reuse-name", help="Also the name of a deleted user: see above.")
     ] = False,
@@ -89,7 +83,7 @@ def add(
     Exit codes: 0 done, 1 refused, 2 a setting is wrong, or MySQL cannot be used,
     or with --reuse-name Redis.
     """
-    password = _password(name, from_stdin=password_stdin)
+    password = new_password(name, from_stdin=password_stdin)
 
     async def work(deps: Deps) -> bool:
         await _check_new_name(deps, name)
@@ -112,102 +106,6 @@ def add(
 
     reused = accounts.run(work)
     typer.echo(f"{name} is there now, as {role}" + (", in seconds everywhere" if reused else ""))
-
-
-@users_app.command()
-def reset_password(name: Name, password_stdin: _Stdin = False) -> None:
-    """Give a user a new password, and end all their sessions.
-
-    Login cookies of LunaTV go on: they hold no password. To end those too,
-    ban the user.
-
-    Exit codes: 0 done, 1 refused, 2 a setting is wrong, or MySQL or Redis
-    cannot be used, and nothing is changed.
-    """
-    password = _password(name, from_stdin=password_stdin)
-
-    async def work(deps: Deps) -> None:
-        if name == deps.settings.username:
-            fail(f"{name} is the site's owner, who logs in with PASSWORD of the environment")
-        new_hash = await passwords.hashed(password)
-        await made(
-            deps,
-            [user_lock(name)],
-            lambda cursor: logins.give_password(cursor, accounts.sessions_of(deps), name, new_hash),
-        )
-
-    accounts.run(work)
-    typer.echo(f"{name} has a new password; all their sessions ended")
-
-
-@users_app.command()
-def logout(name: Name) -> None:
-    """End all sessions of a user. LunaTV's cookies go on; `ban` keeps those out too.
-
-    Exit codes: 0 done, 1 there is no such user, 2 a setting is wrong, or MySQL
-    or Redis cannot be used.
-    """
-
-    async def work(deps: Deps) -> int:
-        ended = await accounts.sessions_of(deps).end_all(name)
-        if not ended:
-            async with reading(deps.pool) as cursor:
-                await user_view.known(cursor, deps.settings, name)
-        return ended
-
-    ended = accounts.run(work)
-    typer.echo(f"sessions of {name} ended: {ended}")
-
-
-@users_app.command()
-def link_oidc(
-    name: Name,
-    subject: Annotated[
-        str, typer.Argument(metavar="SUBJECT", help="As the login provider calls the user.")
-    ],
-) -> None:
-    """Let a user come in by the login provider.
-
-    Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
-    """
-    if not 1 <= len(subject) <= 255:
-        raise typer.BadParameter("1 to 255 characters", param_hint="SUBJECT")
-    _link(name, subject)
-    typer.echo(f"{name} is linked to the login provider's subject")
-
-
-@users_app.command()
-def unlink_oidc(name: Name) -> None:
-    """Let a user come in by the login provider no longer.
-
-    Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
-    """
-    _link(name, None)
-    typer.echo(f"{name} is linked to no subject")
-
-
-def _link(name: str, subject: str | None) -> None:
-    async def work(deps: Deps) -> None:
-        await made(
-            deps, [user_lock(name)], lambda cursor: users.link_subject(cursor, name, subject)
-        )
-
-    accounts.run(work)
-
-
-def _password(name: str, *, from_stdin: bool) -> str:
-    """A new password: typed twice, or the line on standard input."""
-    if not from_stdin:
-        asked: str = typer.prompt(f"Password of {name}", hide_input=True, confirmation_prompt=True)
-        return asked
-    line = sys.stdin.buffer.read(_READ_BYTES_MAX).removesuffix(b"\n").removesuffix(b"\r")
-    try:
-        password = line.decode()
-    except UnicodeDecodeError:
-        password = ""
-    if not password or "\n" in password:
-        raise typer.BadParameter("one line of UTF-8 is needed", param_hint="--password-stdin")
-    return password
 
 
 async def _prepare_name(deps: Deps, name: str, *, reuse: bool) -> bool:
@@ -239,6 +137,17 @@ async def _check_new_name(deps: Deps, name: str) -> None:
         )
 
 
+for _command in (
+    user_logins.reset_password,
+    user_logins.logout,
+    user_logins.link_oidc,
+    user_logins.unlink_oidc,
+    user_logins.ban,
+    user_logins.unban,
+):
+    users_app.command()(_command)
+
+
 # --- what they may ------------------------------------------------------------
 
 
@@ -252,68 +161,11 @@ def role(
     """
 
     async def work(deps: Deps) -> None:
-        _spare_owner(deps, name)
+        spare_owner(deps, name)
         await made(deps, [user_lock(name)], lambda cursor: users.set_role(cursor, name, new))
 
     accounts.run(work)
     typer.echo(f"{name} is {new} now")
-
-
-@users_app.command()
-def ban(name: Name) -> None:
-    """Keep a user out, whatever cookie or session they have; within seconds everywhere.
-
-    Exit codes: 0 done, 1 refused, 2 a setting is wrong or MySQL cannot be used.
-    """
-
-    async def work(deps: Deps) -> None:
-        _spare_owner(deps, name)
-        await made(
-            deps, [user_lock(name)], lambda cursor: users.set_banned(cursor, name, banned=True)
-        )
-        sessions = accounts.sessions_of(deps)
-        await told(accounts.bars_of(deps).bar(name, "banned"), sessions.end_all(name))
-
-    accounts.run(work)
-    typer.echo(f"{name} is banned")
-
-
-@users_app.command()
-def unban(name: Name) -> None:
-    """Let a banned user in again; they log in anew.
-
-    Exit codes: 0 done, 1 refused, 2 a setting is wrong, or MySQL or Redis
-    cannot be used, and nothing is changed.
-    """
-
-    async def work(deps: Deps) -> None:
-        if name == deps.settings.username:
-            await _ensure_owner(deps, name)
-        sessions = accounts.sessions_of(deps)
-
-        async def let_in(cursor: Cursor) -> None:
-            if name == deps.settings.username:  # whose name may be that of a deleted user
-                await barred.lift(cursor, name)
-            await logins.readmit(cursor, sessions, name)
-
-        await made(deps, [user_lock(name)], let_in)
-        await told(accounts.bars_of(deps).lift(name))
-
-    accounts.run(work)
-    typer.echo(f"{name} may come in")
-
-
-async def _ensure_owner(deps: Deps, name: str) -> None:
-    """The owner's row, who was banned or deleted before USERNAME named them."""
-    async with reading(deps.pool) as cursor:
-        await users.ensure_owner(cursor, name)
-        was_deleted = await barred.reason_of(cursor, name) == "deleted"
-    if was_deleted and deps.settings.accept_lunatv_cookie:
-        typer.echo(
-            f"moonwake: {name} was deleted once: whoever kept their LunaTV cookie is the owner now,"
-            " until PASSWORD is changed",
-            err=True,
-        )
 
 
 @users_app.command()
@@ -326,7 +178,7 @@ def delete(name: Name, yes: Yes = False) -> None:
         typer.confirm(f"{name}'s plays, points and keys are gone then. Delete {name}?", abort=True)
 
     async def work(deps: Deps) -> None:
-        _spare_owner(deps, name)
+        spare_owner(deps, name)
         with suppress(Unavailable):  # afterwards it would be too late to find SHARDS wrong
             await instance.fix_shard_count(deps.redis, deps.keys, deps.settings.shards)
         await made(deps, [user_lock(name)], lambda cursor: users.delete(cursor, name))
@@ -337,8 +189,3 @@ def delete(name: Name, yes: Yes = False) -> None:
 
     accounts.run(work)
     typer.echo(f"{name} is deleted")
-
-
-def _spare_owner(deps: Deps, name: str) -> None:
-    if name == deps.settings.username:
-        fail(f"{name} is the site's owner, as USERNAME of the environment says")
