@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 from msgspec import Meta
@@ -82,9 +82,14 @@ def _number(request: AnyRequest, name: str, default: int, highest: int) -> int:
     return int(text)
 
 
+def rule(**schema: Any) -> Meta:
+    """Says in the API's description what a value may be; the route checks it in its own words."""
+    return Meta(extra_json_schema=schema)
+
+
 def one_of(values: Iterable[str]) -> Meta:
-    """Says in the API's description what a text may be; the route checks it in its own words."""
-    return Meta(extra_json_schema={"enum": list(values)})
+    """The same of a text that is one of *values*."""
+    return rule(enum=list(values))
 
 
 def check_username(name: str, field: str, missing: str) -> str:

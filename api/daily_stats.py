@@ -23,7 +23,11 @@ DAYS_DEFAULT, DAYS_MAX = 30, 366
 
 First = Annotated[str | None, QueryParameter(name="from")]
 Last = Annotated[str | None, QueryParameter(name="to")]
-_WINDOW = (Query("from", "First day, ISO date."), Query("to", "Last day, ISO date."))
+_DATE = {"format": "date"}
+_WINDOW = (
+    Query("from", f"First day, at most {DAYS_MAX} with the last.", rules=_DATE),
+    Query("to", "Last day; today by default.", rules=_DATE),
+)
 
 
 @get(PATH, status_code=200)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from api.bodies import PAGE_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +17,8 @@ class Query:
     about: str
     kind: str = "string"
     required: bool = False
+    #: What it may be besides, as JSON Schema has it.
+    rules: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,10 @@ class Described:
     kind: str = "application/json"
 
 
+def _from_1(highest: int, default: int) -> dict[str, int]:
+    return {"minimum": 1, "maximum": highest, "default": default}
+
+
 #: (path, method in lower case) -> its description.
 Descriptions = Mapping[tuple[str, str], Described]
 
@@ -44,6 +52,6 @@ Descriptions = Mapping[tuple[str, str], Described]
 def pages(size: int, size_max: int) -> tuple[Query, Query]:
     """The parameters of what comes in pages, of *size* unless the query says otherwise."""
     return (
-        Query("page", "Which page, from 1.", "integer"),
-        Query("pageSize", f"Its size, 1 to {size_max:,}; {size:,} by default.", "integer"),
+        Query("page", "Which page.", "integer", rules=_from_1(PAGE_MAX, 1)),
+        Query("pageSize", "Its size.", "integer", rules=_from_1(size_max, size)),
     )

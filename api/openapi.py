@@ -74,7 +74,7 @@ _IDEMPOTENCY_KEY = {
     "in": "header",
     "required": False,
     "description": "Printable ASCII. Sent again with the same body it gives the same answer.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
 _SCHEMES = {
     "cookie": {"type": "apiKey", "in": "cookie", "name": "moonwake_session"},
@@ -113,6 +113,8 @@ def _shown(schema: dict[str, Any]) -> dict[str, Any]:
         if field.pop(NEEDED, False):
             del field["default"]
             schema["required"].append(name)
+        elif "enum" in field and field.get("default") not in field["enum"]:
+            field.pop("default", None)  # the code's own: readers just leave the field out
     return schema
 
 
@@ -171,7 +173,7 @@ def _parameter(query: Query) -> dict[str, Any]:
         "in": "query",
         "required": query.required,
         "description": query.about,
-        "schema": {"type": query.kind},
+        "schema": {"type": query.kind, **query.rules},
     }
 
 

@@ -34,10 +34,14 @@ MISSING = "Missing key or record"
 _SAVED = Answer(200, b'{"success":true}')
 
 
+#: Both parts of a key hold something.
+_SPLIT = {"pattern": r"^[^+]+\+.+$"}
+
+
 class SaveRequest(Struct):
     """Body of a POST: the record of one content, `key` is source+id."""
 
-    key: Annotated[str, Meta(examples=["source+id"])]
+    key: Annotated[str, Meta(examples=["source+id"], extra_json_schema=_SPLIT)]
     record: PlayRecord
 
 
@@ -187,7 +191,8 @@ async def tell_methods() -> Response[None]:
 
 ROUTES = (tell_methods, read_play_records, save_play_record, delete_play_records)
 _TAG = "play records"
-_KEY = (Query("key", "source+id, with %2B for the +; without it all records are deleted."),)
+_ABOUT_KEY = "source+id, with %2B for the +; without it all records are deleted."
+_KEY = (Query("key", _ABOUT_KEY, rules=_SPLIT),)
 DESCRIBED = {
     (PATH, "get"): Described(_TAG, dict[str, PlayRecord], errors=(400, 503), login=True),
     (PATH, "post"): Described(_TAG, Saved, SaveRequest, errors=(400, 413, 503), login=True),

@@ -35,8 +35,10 @@ USER_MAX, SOURCE_MAX, ID_MAX = 50, 100, 255
 User = Annotated[str, Meta(min_length=1, max_length=USER_MAX)]
 Source = Annotated[str, Meta(min_length=1, max_length=SOURCE_MAX)]
 ContentId = Annotated[str, Meta(min_length=1, max_length=ID_MAX)]
-Title = Annotated[str, Meta(min_length=1, max_length=500)]
-SourceName = Annotated[str, Meta(min_length=1, max_length=255)]
+# Said in the API's description; `_check_printable` checks it, which is quicker than a pattern.
+_NO_CONTROL = {"pattern": r"^[^\x00-\x1f\x7f-\x9f]*$"}
+Title = Annotated[str, Meta(min_length=1, max_length=500, extra_json_schema=_NO_CONTROL)]
+SourceName = Annotated[str, Meta(min_length=1, max_length=255, extra_json_schema=_NO_CONTROL)]
 Index = Annotated[int, Meta(ge=1, le=INT_MAX)]
 Count = Annotated[int, Meta(ge=0, le=INT_MAX)]
 BigId = Annotated[int, Meta(ge=-BIGINT_MAX, le=BIGINT_MAX)]

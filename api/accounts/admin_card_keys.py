@@ -9,7 +9,7 @@ from litestar import Response, delete, get, post
 
 from api.accounts.changes import changed, made
 from api.accounts.replies import Ok, reply
-from api.bodies import MALFORMED, Needed, one_of, page_of
+from api.bodies import MALFORMED, Needed, one_of, page_of, rule
 from api.described import Described, Query, pages
 from api.errors import NO_STORE, Answer, response_of
 from api.members import admin_of, admitted
@@ -40,7 +40,7 @@ class CardKeyRequest(msgspec.Struct):
 
     action: Needed[Annotated[str, one_of(_ACTIONS)]] = ""
     type: Annotated[str, one_of(KEY_TYPES)] = ""
-    count: int = 1
+    count: Annotated[int, rule(minimum=1, maximum=card_keys.BATCH_MAX)] = 1
 
 
 class Generated(msgspec.Struct, rename="camel"):
@@ -212,12 +212,12 @@ ROUTES = (
 )
 _TAG = "admin: card keys"
 _FILTERS = (
-    Query("status", "unused, used or expired."),
-    Query("type", "year, quarter, month or week."),
+    Query("status", "Keys that are this.", rules={"enum": STATUSES}),
+    Query("type", "Keys of this length.", rules={"enum": KEY_TYPES}),
     Query("boundTo", "Keys of this user."),
     *pages(_PAGE_SIZE, _PAGE_SIZE),
 )
-_HASH = (Query("hash", "The key's keyHash.", required=True),)
+_HASH = (Query("hash", "The key's keyHash.", required=True, rules={"minLength": 1}),)
 _PATH = "/api/admin/cardkey"
 DESCRIBED = {
     (_PATH, "get"): Described(

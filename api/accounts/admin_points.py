@@ -11,7 +11,15 @@ from api.accounts.admin_card_keys import key_type_of
 from api.accounts.changes import changed, made
 from api.accounts.points import History, history_of
 from api.accounts.replies import Ok, reply
-from api.bodies import PAGE_SIZE, PAGE_SIZE_MAX, Needed, check_username, one_of, page_of
+from api.bodies import (
+    PAGE_SIZE,
+    PAGE_SIZE_MAX,
+    Needed,
+    check_username,
+    one_of,
+    page_of,
+    rule,
+)
 from api.described import Described, Query, pages
 from api.members import Member, admin_of, admitted
 from api.site import AnyRequest, site_of
@@ -21,6 +29,7 @@ from shared.accounts.invitations import InvitationConfig
 from shared.accounts.ledger import user_lock
 from shared.accounts.points import AMOUNT_MAX, REASON_MAX, Account, Cause
 from shared.errors import InvalidField
+from shared.events import USER_MAX
 from shared.mysql import Cursor
 from shared.times import now_ms
 
@@ -31,6 +40,8 @@ _NO_USER = "缺少用户名"
 _NO_AMOUNT = "积分数量必须是正整数"
 _SIGNS = {"add": 1, "deduct": -1}
 
+Amount = Annotated[int, rule(minimum=1, maximum=AMOUNT_MAX)]
+
 
 class AdjustRequest(msgspec.Struct):
     """*amount* points, above 0, are given (add) or taken (deduct)."""
@@ -38,9 +49,9 @@ class AdjustRequest(msgspec.Struct):
     WORDS: ClassVar[dict[str, str]] = {"amount": _NO_AMOUNT}
 
     type: Needed[Annotated[str, one_of(_SIGNS)]] = ""
-    amount: Needed[int] = 0
-    username: Needed[str] = ""
-    reason: Needed[str] = ""
+    amount: Needed[Amount] = 0
+    username: Needed[Annotated[str, rule(minLength=1, maxLength=USER_MAX)]] = ""
+    reason: Needed[Annotated[str, rule(pattern=r"\S", maxLength=REASON_MAX)]] = ""
 
 
 class InvitationConfigRequest(msgspec.Struct, rename="camel"):
@@ -49,8 +60,8 @@ class InvitationConfigRequest(msgspec.Struct, rename="camel"):
         "redeemThreshold": invitations.BAD_THRESHOLD,
     }
 
-    reward_points: Needed[int] = 0
-    redeem_threshold: Needed[int] = 0
+    reward_points: Needed[Amount] = 0
+    redeem_threshold: Needed[Amount] = 0
     card_key_type: Needed[Annotated[str, one_of(KEY_TYPES)]] = ""
 
 
@@ -145,7 +156,11 @@ async def put_config(request: AnyRequest) -> Response[bytes]:
 
 ROUTES = (post_adjust, get_accounts, get_user_history, get_config, put_config)
 _TAG = "admin: points and invitations"
-_USER = (Query("username", "Whose.", required=True), *pages(PAGE_SIZE, PAGE_SIZE_MAX))
+_NAME = {"minLength": 1, "maxLength": USER_MAX}
+_USER = (
+    Query("username", "Whose.", required=True, rules=_NAME),
+    *pages(PAGE_SIZE, PAGE_SIZE_MAX),
+)
 DESCRIBED = {
     ("/api/admin/points/adjust", "post"): Described(
         _TAG,

@@ -16,7 +16,7 @@ from litestar import Response, post
 from api.accounts.changes import made
 from api.accounts.replies import Ok, reply
 from api.accounts.standings import prepare_name, tell_standing
-from api.bodies import MALFORMED, Needed, check_username, one_of
+from api.bodies import MALFORMED, Needed, check_username, one_of, rule
 from api.described import Described
 from api.errors import Denied
 from api.members import Member, admin_of, admitted, role_of
@@ -29,7 +29,10 @@ from shared.times import now_ms
 
 _NO_TARGET, _NO_PASSWORD = "缺少目标用户名", "缺少目标用户密码"
 _UNKNOWN = "目标用户不存在"
-_TAGS_MAX = 50
+_TAGS_MAX, _TAG_MAX, _IDENTITY_MAX, _MANY_MAX = 50, 100, 255, 1_000
+
+Identity = Annotated[str, rule(minLength=1, maxLength=_IDENTITY_MAX)]
+Listed = Annotated[list[Annotated[str, rule(maxLength=_TAG_MAX)]], rule(maxItems=_TAGS_MAX)]
 
 
 class UserRequest(msgspec.Struct, rename="camel"):
@@ -50,14 +53,14 @@ class UserRequest(msgspec.Struct, rename="camel"):
     action: Needed[Annotated[str, one_of(ACTIONS)]] = ""
     target_username: str = ""
     target_password: str = ""
-    enabled_apis: list[str] = []
+    enabled_apis: Listed = []
     user_group: str = ""
-    user_groups: list[str] = []
-    usernames: list[str] = []
+    user_groups: Listed = []
+    usernames: Annotated[list[str], rule(maxItems=_MANY_MAX)] = []
     group_action: Annotated[str, one_of(groups.ACTIONS)] = ""
     group_name: str = ""
-    oidc_sub: str | None = None
-    tvbox_token: str | None = None
+    oidc_sub: Identity | None = None
+    tvbox_token: Identity | None = None
     show_adult_content: bool = False
 
 
@@ -136,10 +139,10 @@ async def _add(call: Call) -> None:
     if asked.target_username.lower() == call.site.settings.username.lower():
         raise Refused("用户已存在")
     users.check_new_name(asked.target_username)
-    tags = _listed([asked.user_group] if asked.user_group else [])
+    tags = _listed([asked.user_group] if asked.user_group else [], "userGroup")
     new = NewUser(
         username=asked.target_username,
-        password_hash=await passwords.hashed(asked.target_password),
+        password_hash=await passwords.hashed(asked.target_password, "targetPassword"),
         tags=tags,
         after_former=await prepare_name(call.site, asked.target_username),
     )
@@ -184,7 +187,7 @@ async def _change_password(call: Call) -> None:
         raise Denied
     if not call.asked.target_password:
         raise InvalidField("缺少新密码", "targetPassword", "a new password")
-    new_hash = await passwords.hashed(call.asked.target_password)
+    new_hash = await passwords.hashed(call.asked.target_password, "targetPassword")
     await call.change(
         lambda cursor: logins.give_password(cursor, call.site.sessions, name, new_hash),
         name,
@@ -200,21 +203,22 @@ async def _delete(call: Call) -> None:
 
 
 async def _update_apis(call: Call) -> None:
-    name, apis = _target(call), _listed(call.asked.enabled_apis)
+    name, apis = _target(call), _listed(call.asked.enabled_apis, "enabledApis")
     await call.change(
         lambda cursor: users.set_enabled_apis(cursor, name, apis), name, themselves=True
     )
 
 
 async def _update_groups(call: Call) -> None:
-    name, tags = _target(call), _listed(call.asked.user_groups)
+    name, tags = _target(call), _listed(call.asked.user_groups, "userGroups")
     await call.change(lambda cursor: users.set_tags(cursor, name, tags), name, themselves=True)
 
 
 async def _update_groups_of_many(call: Call) -> None:
-    names, tags = sorted(set(call.asked.usernames)), _listed(call.asked.user_groups)
-    if not 1 <= len(names) <= 1_000:
-        raise InvalidField("缺少用户名列表", "usernames", "1 to 1000 user names")
+    names = sorted(set(call.asked.usernames))
+    tags = _listed(call.asked.user_groups, "userGroups")
+    if not 1 <= len(names) <= _MANY_MAX:
+        raise InvalidField("缺少用户名列表", "usernames", f"1 to {_MANY_MAX} user names")
     for name in names:
         check_username(name, "usernames", _NO_TARGET)
 
@@ -227,7 +231,7 @@ async def _update_groups_of_many(call: Call) -> None:
 
 async def _manage_group(call: Call) -> None:
     asked = call.asked
-    apis = _listed(asked.enabled_apis)
+    apis = _listed(asked.enabled_apis, "enabledApis")
     if asked.group_action not in groups.ACTIONS:
         raise InvalidField("无效的用户组操作", "groupAction", ", ".join(groups.ACTIONS))
     if not asked.group_name.strip():
@@ -261,15 +265,15 @@ async def _set_show_adult_content(call: Call) -> None:
 
 
 def _check_length(text: str | None, error: str, field: str) -> None:
-    if text is not None and not 1 <= len(text) <= 255:
-        raise InvalidField(error, field, "1 to 255 characters, or null")
+    if text is not None and not 1 <= len(text) <= _IDENTITY_MAX:
+        raise InvalidField(error, field, f"1 to {_IDENTITY_MAX} characters, or null")
 
 
-def _listed(values: list[str]) -> list[str]:
+def _listed(values: list[str], field: str) -> list[str]:
     """*values*, bounded and each once. Raises `InvalidField`."""
-    if len(values) > _TAGS_MAX or any(len(value) > 100 for value in values):
-        allowed = f"at most {_TAGS_MAX} texts of at most 100 characters"
-        raise InvalidField(MALFORMED, "userGroups or enabledApis", allowed)
+    if len(values) > _TAGS_MAX or any(len(value) > _TAG_MAX for value in values):
+        allowed = f"at most {_TAGS_MAX} texts of at most {_TAG_MAX} characters"
+        raise InvalidField(MALFORMED, field, allowed)
     return list(dict.fromkeys(values))
 
 

@@ -8,7 +8,7 @@ told nothing of whether a user exists, is banned or has run out of time.
 from __future__ import annotations
 
 import hmac
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 import structlog
@@ -16,7 +16,7 @@ from litestar import Response, post
 
 from api.accounts.replies import Ok, log_in, log_out, reply
 from api.accounts.standings import told
-from api.bodies import MALFORMED, Needed, decoded, operation_of, read_bytes
+from api.bodies import MALFORMED, Needed, decoded, operation_of, read_bytes, rule
 from api.clients import address_of
 from api.described import Described, Query
 from api.errors import Denied
@@ -44,8 +44,8 @@ class LoginRequest(msgspec.Struct, rename="camel"):
 
     WORDS: ClassVar[dict[str, str]] = {"username": NO_NAME, "password": NO_PASSWORD}
 
-    username: Needed[str] = ""
-    password: Needed[str] = ""
+    username: Needed[Annotated[str, rule(minLength=1)]] = ""
+    password: Needed[Annotated[str, rule(minLength=1)]] = ""
     card_key: str | None = None
     #: For clients without cookies: the answer holds the session's token, and sets none.
     bearer: bool = False

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 from litestar import Response, get, post
 
 from api.accounts.login import bind
 from api.accounts.replies import reply
-from api.bodies import Needed, operation_of
+from api.bodies import Needed, operation_of, rule
 from api.described import Described
 from api.errors import Denied
 from api.members import Member, admitted, for_known, member_of, scope_of, visitor_of
@@ -30,7 +30,7 @@ _NO_CARD_KEY = "缺少卡密"
 class BindRequest(msgspec.Struct, rename="camel"):
     WORDS: ClassVar[dict[str, str]] = {"cardKey": _NO_CARD_KEY}
 
-    card_key: Needed[str] = ""
+    card_key: Needed[Annotated[str, rule(pattern=r"\S")]] = ""
 
 
 class MembershipReply(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import structlog
@@ -16,7 +16,7 @@ from api.accounts.changes import made
 from api.accounts.login import NO_NAME, NO_PASSWORD, WRONG, begin_session, check_standing
 from api.accounts.replies import Ok, log_in, reply
 from api.accounts.standings import prepare_name, tell_standing, told
-from api.bodies import Needed, decoded, operation_of, read_bytes
+from api.bodies import Needed, decoded, operation_of, read_bytes, rule
 from api.clients import address_of
 from api.described import Described
 from api.errors import Denied
@@ -53,8 +53,10 @@ class RegisterRequest(msgspec.Struct, rename="camel"):
 
     WORDS: ClassVar[dict[str, str]] = {"username": NO_NAME, "password": NO_PASSWORD}
 
-    username: Needed[str] = ""
-    password: Needed[str] = ""
+    username: Needed[Annotated[str, rule(pattern=f"^{users.NEW_NAME}$")]] = ""
+    password: Needed[
+        Annotated[str, rule(minLength=PASSWORD_MIN, maxLength=passwords.PASSWORD_BYTES_MAX)]
+    ] = ""
     confirm_password: Needed[str] = ""
     card_key: str | None = None
     invitation_code: str | None = None
@@ -72,7 +74,9 @@ class Registered(msgspec.Struct, rename="camel"):
 class ChangePasswordRequest(msgspec.Struct, rename="camel"):
     WORDS: ClassVar[dict[str, str]] = {"newPassword": _NO_NEW_PASSWORD}
 
-    new_password: Needed[str] = ""
+    new_password: Needed[
+        Annotated[str, rule(minLength=1, maxLength=passwords.PASSWORD_BYTES_MAX)]
+    ] = ""
 
 
 @get("/api/register/config", status_code=200)
@@ -240,7 +244,7 @@ async def post_change_password(request: AnyRequest) -> Response[bytes]:
         await logins.change_password(cursor, site.sessions, member.username, new_hash, but=token)
 
     async with site.attempts.new_password(member.username):
-        new_hash = await passwords.hashed(asked.new_password)
+        new_hash = await passwords.hashed(asked.new_password, "newPassword")
         done = await made(request, member, body, change)
     site.gate.forget_user(member.username)
     return reply(done)

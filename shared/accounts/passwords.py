@@ -63,13 +63,13 @@ class Verdict:
 _WRONG = Verdict(False)
 
 
-async def hashed(password: str) -> str:
-    """*password* as it is stored, about 100 characters.
+async def hashed(password: str, field: str = "password") -> str:
+    """*password*, given as *field*, as it is stored: about 100 characters.
 
     Raises `InvalidField` where it is empty, over `PASSWORD_BYTES_MAX` or has no UTF-8, and `Busy`
     where too many are asked for.
     """
-    return await _in_thread(_HASHER.hash, _encoded(password))
+    return await _in_thread(_HASHER.hash, _encoded(password, field))
 
 
 def check(password: str) -> None:
@@ -106,16 +106,16 @@ async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
     return await asyncio.wrap_future(future)
 
 
-def _encoded(password: str) -> bytes:
+def _encoded(password: str, field: str = "password") -> bytes:
     """*password* in UTF-8. Raises `InvalidField` unless it can be anybody's password."""
     try:
         given = password.encode()
     except UnicodeEncodeError:
-        raise InvalidField(INVALID_PASSWORD, "password", "text in UTF-8") from None
+        raise InvalidField(INVALID_PASSWORD, field, "text in UTF-8") from None
     if not given:
-        raise InvalidField(INVALID_PASSWORD, "password", "at least 1 byte")
+        raise InvalidField(INVALID_PASSWORD, field, "at least 1 byte")
     if len(given) > PASSWORD_BYTES_MAX:
-        raise InvalidField(INVALID_PASSWORD, "password", f"at most {PASSWORD_BYTES_MAX} bytes")
+        raise InvalidField(INVALID_PASSWORD, field, f"at most {PASSWORD_BYTES_MAX} bytes")
     return given
 
 

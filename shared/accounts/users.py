@@ -25,7 +25,7 @@ UNKNOWN, BANNED = "用户不存在", "用户已被封禁"
 TAKEN = "该用户名已被注册"
 SUBJECT_TAKEN = "该 OIDC 身份已绑定其他用户"
 #: Names that can be registered (facts section 5); older ones may hold anything.
-_NAME = re.compile(r"[a-zA-Z0-9_]{3,20}")
+NEW_NAME = "[a-zA-Z0-9_]{3,20}"
 
 Role = Literal["owner", "admin", "user"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -83,7 +83,7 @@ class StoredUser(User):
 
 def check_new_name(name: str) -> None:
     """Raise `InvalidField` unless *name* may be registered."""
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NEW_NAME, name):
         allowed = "3 to 20 of the letters a-z and A-Z, digits and _"
         raise InvalidField("用户名只能包含字母、数字、下划线，长度3-20位", "username", allowed)
 

@@ -180,6 +180,8 @@ def _program() -> str:
 def _maximum(annotation: object) -> int | None:
     """The highest number or longest text that a field of a struct takes."""
     known = msgspec.inspect.type_info(annotation)
+    if isinstance(known, msgspec.inspect.Metadata):
+        known = known.type
     kinds = known.types if isinstance(known, msgspec.inspect.UnionType) else (known,)
     for kind in kinds:
         if isinstance(kind, msgspec.inspect.StrType):
