@@ -53,5 +53,10 @@ def pages(size: int, size_max: int) -> tuple[Query, Query]:
     """The parameters of what comes in pages, of *size* unless the query says otherwise."""
     return (
         Query("page", "Which page, from 1.", "integer", rules=_from_1(PAGE_MAX, 1)),
-        Query("pageSize", f"Its size, 1 to {size_max:,}.", "integer", rules=_from_1(size_max, size)),
+        Query(
+            "pageSize",
+            f"Its size, 1 to {size_max:,}.",
+            "integer",
+            rules=_from_1(size_max, size),
+        ),
     )
