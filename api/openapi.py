@@ -76,6 +76,19 @@ _IDEMPOTENCY_KEY = {
     "description": "Printable ASCII. Sent again with the same body it gives the same answer.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
+#: The page would make one up that nobody ever sends.
+_RECORD = {
+    "title": "Moon Wake",
+    "source_name": "Demo",
+    "cover": "",
+    "year": "2024",
+    "index": 3,
+    "total_episodes": 12,
+    "play_time": 421,
+    "total_time": 1440,
+    "save_time": 1_767_225_600_000,
+    "search_title": "Moon Wake",
+}
 _SCHEMES = {
     "cookie": {"type": "apiKey", "in": "cookie", "name": "moonwake_session"},
     "LunaTV": {"type": "apiKey", "in": "cookie", "name": "user_auth"},
@@ -120,7 +133,7 @@ def _shown(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _widen(schema: dict[str, Any]) -> None:
     """Say of a record what is taken besides what its struct, the fast way, takes."""
-    schema["additionalProperties"] = True
+    schema["additionalProperties"], schema["examples"] = True, [_RECORD]
     for name, field in schema["properties"].items():
         if name in schema["required"]:
             kinds = [field]

@@ -51,7 +51,7 @@ class AdjustRequest(msgspec.Struct):
     type: Needed[Annotated[str, one_of(_SIGNS)]] = ""
     amount: Needed[Amount] = 0
     username: Needed[Annotated[str, rule(minLength=1, maxLength=USER_MAX)]] = ""
-    reason: Needed[Annotated[str, rule(pattern=r"\S", maxLength=REASON_MAX)]] = ""
+    reason: Needed[Annotated[str, rule(pattern=r"\S", maxLength=REASON_MAX, examples=["why"])]] = ""
 
 
 class InvitationConfigRequest(msgspec.Struct, rename="camel"):

@@ -30,7 +30,7 @@ _NO_CARD_KEY = "缺少卡密"
 class BindRequest(msgspec.Struct, rename="camel"):
     WORDS: ClassVar[dict[str, str]] = {"cardKey": _NO_CARD_KEY}
 
-    card_key: Needed[Annotated[str, rule(pattern=r"\S")]] = ""
+    card_key: Needed[Annotated[str, rule(pattern=r"\S", examples=["a card key"])]] = ""
 
 
 class MembershipReply(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -53,7 +53,7 @@ class RegisterRequest(msgspec.Struct, rename="camel"):
 
     WORDS: ClassVar[dict[str, str]] = {"username": NO_NAME, "password": NO_PASSWORD}
 
-    username: Needed[Annotated[str, rule(pattern=f"^{users.NEW_NAME}$")]] = ""
+    username: Needed[Annotated[str, rule(pattern=f"^{users.NEW_NAME}$", examples=["carol"])]] = ""
     password: Needed[
         Annotated[str, rule(minLength=PASSWORD_MIN, maxLength=passwords.PASSWORD_BYTES_MAX)]
     ] = ""

@@ -177,6 +177,16 @@ async def test_a_record_that_is_not_as_the_page_says_is_refused_by_its_fields_na
             assert taken or (400, f"record.{name}") == (status, answer["field"]), (name, value)
 
 
+async def test_the_record_that_the_page_shows_is_taken(site: People) -> None:
+    """Whoever tries the page out sees it stored as it was sent."""
+    [shown] = orjson.loads(document())["components"]["schemas"]["PlayRecord"]["examples"]
+
+    status, _ = await site.ann.post("/api/playrecords", {"key": "source+id", "record": shown})
+
+    _, stored = await site.ann.get("/api/playrecords")
+    assert (200, shown | {"original_episodes": 12}) == (status, stored["source+id"])
+
+
 async def test_a_query_that_is_not_as_the_page_says_is_refused_by_its_name(site: People) -> None:
     """Pages, filters, days and keys."""
     for path, operations in orjson.loads(document())["paths"].items():
