@@ -61,7 +61,7 @@ def breakable(counts: Mapping[str, int], at: int) -> list[str]:
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords cost nothing: many are registered here."""
 
-    async def plain(password: str) -> str:
+    async def plain(password: str, _field: str = "") -> str:
         return password
 
     async def compared(password: str, stored: str | None) -> Verdict:

@@ -34,7 +34,7 @@ async def _site(
 ) -> AsyncIterator[People]:
     """With and without the locks in Redis, on which no promise rests. Passwords cost nothing."""
 
-    async def plain(password: str) -> str:
+    async def plain(password: str, _field: str = "") -> str:
         return password
 
     async def compared(password: str, stored: str | None) -> Verdict:
