@@ -29,6 +29,7 @@ __all__ = [
     "open_mysql",
     "reading",
     "rows_changed",
+    "select_together",
     "snapshot",
     "transaction",
 ]
@@ -231,11 +232,27 @@ async def execute_together(cursor: Cursor, *statements: Statement) -> list[int]:
 
     The first that fails ends it, with the driver's error; those before it are done.
     """
-    await cursor.execute(";".join(cursor.mogrify(text, values) for text, values in statements))
+    await _send_together(cursor, statements)
     changed = [rows_changed(cursor)]
     while await cursor.nextset():
         changed.append(rows_changed(cursor))
     return changed
+
+
+async def select_together(cursor: Cursor, *statements: Statement) -> list[Sequence[Any]]:
+    """Execute *statements*, which read or lock rows, in one round trip: the rows of each.
+
+    Raises the driver's error of the first that fails.
+    """
+    await _send_together(cursor, statements)
+    found: list[Sequence[Any]] = [await cursor.fetchall()]
+    while await cursor.nextset():
+        found.append(await cursor.fetchall())
+    return found
+
+
+async def _send_together(cursor: Cursor, statements: Sequence[Statement]) -> None:
+    await cursor.execute(";".join(cursor.mogrify(text, values) for text, values in statements))
 
 
 def rows_changed(cursor: Cursor) -> int:

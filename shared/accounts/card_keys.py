@@ -161,17 +161,19 @@ def holding_of(username: str, key: CardKey, source: HoldSource, row_id: str) -> 
     return _HOLD, (row_id, key.key_hash, username, key.key_type, source, *times)
 
 
-async def lock_bindable(cursor: Cursor, key_hash: str, now_ms: int) -> CardKey:
-    """The key, locked until the transaction ends.
+def locking(key_hash: str) -> Statement:
+    """Locks and reads a key until the transaction ends; `bindable` takes what it finds."""
+    return f"SELECT {_COLUMNS} FROM card_keys WHERE key_hash = %s FOR UPDATE", (key_hash,)
+
+
+def bindable(found: Sequence[Sequence[Any]], now_ms: int) -> CardKey:
+    """The key that `locking` has *found*.
 
     Raises `Refused` where it is not there, used or expired: in this order.
     """
-    await cursor.execute(
-        f"SELECT {_COLUMNS} FROM card_keys WHERE key_hash = %s FOR UPDATE", (key_hash,)
-    )
-    if (row := await cursor.fetchone()) is None:
+    if not found:
         raise Refused(UNKNOWN)
-    key = _key_of(row)
+    key = _key_of(found[0])
     if key.status == "used":
         raise Refused(USED)
     if key.status == "expired" or key.expires_at < now_ms:

@@ -5,13 +5,14 @@ Memberships: a card key is bound, and its time is the user's (facts section 6, C
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 
 from shared.accounts import card_keys, points
 from shared.accounts.card_keys import CardKey, HoldSource, Source
-from shared.mysql import Cursor, Statement, execute_together
+from shared.mysql import Cursor, Statement, execute_together, select_together
 from shared.times import DAY_MS, datetime_text, ms_of
 
 #: A membership that ends in fewer days is shown as ending.
@@ -64,9 +65,13 @@ class Membership(msgspec.Struct, rename="camel", omit_defaults=True):
 async def read(cursor: Cursor, username: str, now_ms: int) -> Membership | None:
     """The membership of *username* as it is now; None where no key was ever bound."""
     await cursor.execute(_READ, (username,))
-    if (row := await cursor.fetchone()) is None:
+    return _found(await cursor.fetchall(), now_ms)
+
+
+def _found(found: Sequence[Sequence[Any]], now_ms: int) -> Membership | None:
+    if not found:
         return None
-    key_hash, expires_at, bound_at, plain_key, source = row
+    key_hash, expires_at, bound_at, plain_key, source = found[0]
     return _shown((key_hash, plain_key or None, source), ms_of(expires_at), ms_of(bound_at), now_ms)
 
 
@@ -75,9 +80,17 @@ async def bind(cursor: Cursor, username: str, plain_key: str, now_ms: int) -> Me
 
     Raises `NotFound` for an unknown user, `Refused` for a key that cannot be bound.
     """
-    await points.lock_account(cursor, username)
-    key = await card_keys.lock_bindable(cursor, card_keys.hash_of(plain_key), now_ms)
-    before = await read(cursor, username, now_ms)
+    queries = (
+        # In this order. Whoever changes a membership holds the user's account.
+        points.locking(username),
+        card_keys.locking(card_keys.hash_of(plain_key)),
+        (_READ, (username,)),
+    )
+    account, stored, membership = await select_together(cursor, *queries)
+    if not account:  # there was no row to hold, and others may have been here meanwhile
+        await points.lock_account(cursor, username)
+        _, stored, membership = await select_together(cursor, *queries)
+    key, before = card_keys.bindable(stored, now_ms), _found(membership, now_ms)
     expires_at = _expiry(key, before, now_ms)
     used = _used(username, key, before, expires_at, now_ms)
     kept = (key.key_hash, datetime_text(now_ms), datetime_text(expires_at))

@@ -111,15 +111,20 @@ async def open_account(cursor: Cursor, username: str) -> None:
     await cursor.execute(_OPEN, (username, new_invitation_code()))
 
 
+def locking(username: str) -> Statement:
+    """Locks the account of *username* until the transaction ends; finds no row if there is none."""
+    return _ACCOUNT + " FOR UPDATE", (username,)
+
+
 async def lock_account(cursor: Cursor, username: str) -> Account:
     """The account of *username*, locked until the transaction ends: one change per user at a time.
 
     Made if the user has none yet, as those have who only ever played something. Raises `NotFound`.
     """
-    account = await _read(cursor, username, _ACCOUNT + " FOR UPDATE")
+    account = await _read(cursor, *locking(username))
     if account is None or not account.invitation_code:
         await _complete(cursor, username, has_account=account is not None)
-        account = await _read(cursor, username, _ACCOUNT + " FOR UPDATE")
+        account = await _read(cursor, *locking(username))
     if account is None:
         raise NotFound(users.UNKNOWN)
     return account
@@ -127,11 +132,11 @@ async def lock_account(cursor: Cursor, username: str) -> Account:
 
 async def read_account(cursor: Cursor, username: str) -> Account | None:
     """The account of *username*, if there is one."""
-    return await _read(cursor, username, _ACCOUNT)
+    return await _read(cursor, _ACCOUNT, (username,))
 
 
-async def _read(cursor: Cursor, username: str, query: str) -> Account | None:
-    await cursor.execute(query, (username,))
+async def _read(cursor: Cursor, query: str, values: Sequence[Any]) -> Account | None:
+    await cursor.execute(query, values)
     row = await cursor.fetchone()
     return None if row is None else _account_of(row)
 

@@ -207,6 +207,20 @@ async def test_a_membership_is_the_sum_of_all_keys_bound_at_once(
     assert {"used"} == {key.status for key in held}
 
 
+async def test_a_first_membership_is_the_sum_too(site: AccountSite, storm: Storm) -> None:
+    """
+    Who only ever played something has no account: no row keeps the first binds apart.
+    """
+    async with transaction(site.pool) as cursor:
+        await cursor.execute("INSERT INTO users (username, password_hash) VALUES ('met', '!')")
+    keys = await site.make_keys(20)
+
+    bound, refusals = await storm(site.bind("met", key.key) for key in keys)
+
+    ends = [NOW_MS + number * WEEK_MS for number in range(1, 21)]
+    assert (ends, []) == (sorted(each.expires_at for each in bound), refusals)
+
+
 async def test_adjustments_add_up_and_never_go_below_zero(site: AccountSite, storm: Storm) -> None:
     """
     Up and down at once: the balance is their sum; of too many downs those succeed that can.
