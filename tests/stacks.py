@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ops.processes import PidFile, wait_until
-from ops.servers import free_port
 
 PROGRAM = str(Path(sys.executable).with_name("moonwake"))
 START_TIMEOUT_S = 90
@@ -22,7 +23,16 @@ def plain_environ(**more: str) -> dict[str, str]:
     """A login shell's environment (it exports USERNAME), a free web port, and *more*."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     shell = {"PATH": path, "USERNAME": "shelluser", "HOME": "/nonexistent", "COLUMNS": "80"}
-    return {**shell, "PORT": str(free_port()), **more}
+    return {**shell, "PORT": str(_web_port()), **more}
+
+
+def _web_port() -> int:
+    """A free port that `moonwake up` does not take for a server before web does."""
+    for port in random.sample(range(32_000, 32_768), 100):  # above those, below the kernel's own
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port for web")
 
 
 class RunningStack:

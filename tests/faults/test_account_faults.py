@@ -162,7 +162,7 @@ async def test_a_silent_network_is_a_503_and_the_retry_tells(
             kind: await statements_of(*site, await CHANGES[kind](pool, migrated))
             for kind, site in sites.items()
         }
-        monkeypatch.setattr(ledger, "TIMEOUT_S", 1.0)
+        monkeypatch.setattr(ledger, "TIMEOUT_S", 3.0)
         for at, moment in breaks(counts):
             kinds = breakable(counts, at)
             changes = await prepared(pool, migrated, kinds)
@@ -195,7 +195,7 @@ async def test_a_commit_that_arrives_late_is_the_retrys_answer(
     """The client was told 503, and asks again while the packet is still on its way."""
     async with fronted(migrated) as (proxy, client):
         change = await redeem(pool, migrated)
-        monkeypatch.setattr(ledger, "TIMEOUT_S", 1.0)
+        monkeypatch.setattr(ledger, "TIMEOUT_S", 3.0)
         watch = StatementWatch(COMMIT)
         async with asking(proxy, watch, client, [change]) as [asked]:
             assert_unavailable(await asyncio.wait_for(asked, CLIENT_TIMEOUT_S))

@@ -69,6 +69,11 @@ async def test_a_killed_session_is_gone_and_was_the_sites(control: MysqlControl)
 
         with pytest.raises(MySQLError):
             await cursor.execute("SELECT 1")
+
+    async def is_gone() -> bool:
+        return own not in await control.sessions()
+
+    await until(is_gone, "the server has forgotten the session")
     assert 0 == await control.kill_sessions([own])
 
 

@@ -30,7 +30,7 @@ async def _proxy(empty_redis_server: RedisServer) -> AsyncIterator[TcpProxy]:
 
 @pytest.fixture(name="client")
 async def _client(proxy: TcpProxy) -> AsyncIterator[Redis]:
-    async with open_redis(f"redis://127.0.0.1:{proxy.port}/0", timeout_s=0.2) as client:
+    async with open_redis(f"redis://127.0.0.1:{proxy.port}/0", timeout_s=2.0) as client:
         yield client
 
 

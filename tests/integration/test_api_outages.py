@@ -23,7 +23,7 @@ async def test_an_append_that_reaches_redis_late_is_refused_there(
 ) -> None:
     """A frozen Redis runs the command when it wakes: the script sees it is too late."""
     async with open_redis(own_servers.redis.url) as redis:
-        it = flusher(own_servers.settings, redis, timeout_s=0.3)
+        it = flusher(own_servers.settings, redis, timeout_s=2.0)
         async with running(it):
             await it.append(it.event("before"))
             own_servers.redis.pause()

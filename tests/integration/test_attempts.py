@@ -67,7 +67,7 @@ async def test_a_refusal_says_in_how_many_seconds_to_come_again(
     """Rounded up, so that who waits as long is let in; the words are the user's."""
     await fail(attempts, 10, "ann", HOME)
     for name in await counters(redis):
-        await redis.pexpire(name, 600_500)
+        await redis.pexpire(name, 600_990)
 
     with pytest.raises(TooManyAttempts, match="尝试次数过多，请稍后再试") as refused:
         await begin(attempts, "ann", HOME)

@@ -90,13 +90,17 @@ async def test_after_a_failure_the_next_command_opens_another_connection(
         assert 2 == await commands.put_script(ADD, "sum", 1)
 
 
-async def test_an_answer_that_comes_too_late_is_nobody_elses(own_servers: OwnServers) -> None:
+async def test_an_answer_that_comes_too_late_is_nobody_elses(
+    own_servers: OwnServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A connection on which one may still come is not used again."""
     async with open_redis(own_servers.redis.url) as client:
-        commands = Commands(client, timeout_s=0.2)
+        commands = Commands(client, timeout_s=30)
         assert b"PONG" == await commands.put("PING")
         own_servers.redis.pause()
-        assert isinstance(await commands.put("ECHO", "late"), StoreDown)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(commands, "_timeout_s", 0.2)
+            assert isinstance(await commands.put("ECHO", "late"), StoreDown)
         own_servers.redis.resume()
 
         assert b"in time" == await commands.put("ECHO", "in time")
