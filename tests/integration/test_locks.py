@@ -288,7 +288,7 @@ async def test_a_lock_outlives_its_lease_while_it_is_held(
     Who takes long keeps others out all the same: also with the first lock, while it waits for
     the second.
     """
-    monkeypatch.setattr(locks, "LEASE_MS", 1_200)
+    monkeypatch.setattr(locks, "LEASE_MS", 3_000)
     renewing = Gate(monkeypatch, "renew")
     await redis.set(BOB, "a stranger's")
     expiries = counted("expiries")
@@ -301,7 +301,7 @@ async def test_a_lock_outlives_its_lease_while_it_is_held(
     await until(lambda: len(renewing.calls) > 8, "both were renewed for longer than a lease")
 
     assert {ANN, BOB} == {key for key, _ in renewing.calls}
-    assert 0 < await redis.pttl(ANN) <= 1_200
+    assert 0 < await redis.pttl(ANN) <= 3_000
     monkeypatch.setattr(locks, "WAIT_S", 0.05)
     with pytest.raises(Busy):
         await raises_boom(theirs, "ann")
