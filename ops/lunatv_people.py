@@ -81,6 +81,8 @@ def _person(places: Places, name: str) -> Person:
     if entry is None and fields is None and name not in places.listed and _may_be_record(name):
         raise InvalidField("Ambiguous key", "key", "a name that is no play record's")
     live, stale = _profile(entry or {}), _profile(fields or {})
+    if entry is not None:  # whose last group or API is taken away has none in the entry
+        stale = structs.replace(stale, tags=None, enabled_apis=None)
     profile = Profile(
         **{
             each: told if (told := getattr(live, each)) is not None else getattr(stale, each)

@@ -42,10 +42,11 @@ class UserRequest(msgspec.Struct, rename="camel"):
     - `add`: `targetPassword`, and a `userGroup` if the user is to have one
     - `changePassword`: `targetPassword`
     - `ban`, `unban`, `deleteUser`, and for the owner alone `setAdmin`, `cancelAdmin`: nothing
-    - `updateUserApis`: `enabledApis`, all of them
+    - `updateUserApis`: `enabledApis`, all of them, and `showAdultContent` if it is to change
     - `updateUserGroups`: `userGroups`, all of them
     - `batchUpdateUserGroups`: `usernames` instead of `targetUsername`, and `userGroups`
-    - `userGroup`: `groupAction` and `groupName` instead of `targetUsername`, and `enabledApis`
+    - `userGroup`: `groupAction` and `groupName` instead of `targetUsername`, `enabledApis`, and
+      `showAdultContent` if it is to change
     - `linkOidc`: `oidcSub`; `setTvboxToken`: `tvboxToken`; null takes it away
     - `setShowAdultContent`: `showAdultContent`
     """
@@ -61,7 +62,7 @@ class UserRequest(msgspec.Struct, rename="camel"):
     group_name: str = ""
     oidc_sub: Identity | None = None
     tvbox_token: Identity | None = None
-    show_adult_content: bool = False
+    show_adult_content: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +205,14 @@ async def _delete(call: Call) -> None:
 
 async def _update_apis(call: Call) -> None:
     name, apis = _target(call), _listed(call.asked.enabled_apis, "enabledApis")
-    await call.change(
-        lambda cursor: users.set_enabled_apis(cursor, name, apis), name, themselves=True
-    )
+    show = call.asked.show_adult_content
+
+    async def update(cursor: Cursor) -> None:
+        await users.set_enabled_apis(cursor, name, apis)
+        if show is not None:
+            await users.set_show_adult_content(cursor, name, show=show)
+
+    await call.change(update, name, themselves=True)
 
 
 async def _update_groups(call: Call) -> None:
@@ -237,7 +243,13 @@ async def _manage_group(call: Call) -> None:
     if not asked.group_name.strip():
         raise InvalidField("缺少用户组名称", "groupName", "a group's name")
     await call.change(
-        lambda cursor: groups.manage(cursor, asked.group_action, asked.group_name.strip(), apis)
+        lambda cursor: groups.manage(
+            cursor,
+            asked.group_action,
+            asked.group_name.strip(),
+            apis,
+            show_adult_content=asked.show_adult_content,
+        )
     )
 
 
@@ -258,7 +270,7 @@ async def _set_tvbox_token(call: Call) -> None:
 
 
 async def _set_show_adult_content(call: Call) -> None:
-    name, show = _target(call), call.asked.show_adult_content
+    name, show = _target(call), bool(call.asked.show_adult_content)
     await call.change(
         lambda cursor: users.set_show_adult_content(cursor, name, show=show), name, themselves=True
     )

@@ -21,17 +21,29 @@ WHERE JSON_SEARCH(tags, 'one', %s) IS NOT NULL
 """
 
 
-async def manage(cursor: Cursor, action: str, name: str, enabled_apis: Sequence[str]) -> None:
+async def manage(
+    cursor: Cursor,
+    action: str,
+    name: str,
+    enabled_apis: Sequence[str],
+    *,
+    show_adult_content: bool | None = None,
+) -> None:
     """Add, edit or delete the group *name*; users lose the tag of one that is deleted.
 
-    Raises `Refused` for one that is there, `NotFound` for one that is not.
+    What else a group holds stays; so does *show_adult_content* where it is None. Raises
+    `Refused` for one that is there, `NotFound` for one that is not.
     """
+
+    fields: dict[str, Any] = {"enabledApis": list(enabled_apis)}
+    if show_adult_content is not None:
+        fields["showAdultContent"] = show_adult_content
 
     def edit(config: Document) -> None:
         part, tags = admin_config.editable(config, "UserConfig"), "Tags"
         known = part[tags] if isinstance(part.get(tags), list) else []
         groups = [group for group in known if isinstance(group, dict)]
-        part[tags] = _edited(groups, action, name, enabled_apis)
+        part[tags] = _edited(groups, action, {"name": name, **fields})
 
     await admin_config.change(cursor, edit)
     if action == "delete":
@@ -40,8 +52,9 @@ async def manage(cursor: Cursor, action: str, name: str, enabled_apis: Sequence[
 
 
 def _edited(
-    groups: list[dict[str, Any]], action: str, name: str, enabled_apis: Sequence[str]
+    groups: list[dict[str, Any]], action: str, changed: dict[str, Any]
 ) -> list[dict[str, Any]]:
+    name = changed["name"]
     others = [group for group in groups if group.get("name") != name]
     there = len(others) < len(groups)
     if action == "add" and there:
@@ -50,12 +63,6 @@ def _edited(
         raise NotFound(UNKNOWN)
     if action == "delete":
         return others
-    group = {"name": name, "enabledApis": list(enabled_apis)}
-    return (
-        [group if known.get("name") == name else known for known in groups]
-        if there
-        else [
-            *groups,
-            group,
-        ]
-    )
+    if action == "add":
+        return [*groups, changed]
+    return [{**group, **changed} if group.get("name") == name else group for group in groups]

@@ -353,6 +353,25 @@ async def test_groups_are_managed_and_taken_from_users(site: People) -> None:
     assert [{"name": "vip", "enabledApis": ["a"]}] == body["Config"]["UserConfig"]["Tags"]
 
 
+async def test_what_else_a_group_holds_stays_and_a_switch_that_is_sent_counts(
+    site: People,
+) -> None:
+    """As pages send it along with the APIs."""
+    add = {"groupAction": "add", "groupName": "vip", "enabledApis": [], "showAdultContent": True}
+    assert await act(site.adm, "userGroup", **add) == OK
+    edit = {"groupAction": "edit", "groupName": "vip", "enabledApis": ["a"]}
+    assert await act(site.adm, "userGroup", **edit) == OK
+    await act(site.adm, "updateUserGroups", userGroups=["vip"])
+    await act(site.adm, "updateUserApis", enabledApis=["a"], showAdultContent=True)
+    await act(site.adm, "updateUserApis", enabledApis=["b"])
+
+    _, body = await site.adm.get("/api/admin/config")
+    group = {"name": "vip", "enabledApis": ["a"], "showAdultContent": True}
+    assert [group] == body["Config"]["UserConfig"]["Tags"]
+    bob = await user(site, "bob")
+    assert (["vip"], ["b"], True) == (bob["tags"], bob["enabledApis"], bob["showAdultContent"])
+
+
 async def test_a_group_action_is_checked(site: People) -> None:
     """Group and action are there, or told to be missing."""
     for more, expected in (
