@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ops.processes import PidFile, wait_until
+from ops.servers import is_free
 
 PROGRAM = str(Path(sys.executable).with_name("moonwake"))
 START_TIMEOUT_S = 90
@@ -28,11 +28,8 @@ def plain_environ(**more: str) -> dict[str, str]:
 
 def _web_port() -> int:
     """A free port that `moonwake up` does not take for a server before web does."""
-    for port in random.sample(range(32_000, 32_768), 100):  # above those, below the kernel's own
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port for web")
+    # Above those, and below the kernel's own.
+    return next(port for port in random.sample(range(32_000, 32_768), 200) if is_free(port))
 
 
 class RunningStack:
